@@ -1,0 +1,66 @@
+//! The one error type that leaves the library, and the exit code each kind has.
+
+/// Anything that ends a command.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The command line or the configuration is wrong. Exit code 2.
+    #[error("{0}")]
+    Usage(String),
+    /// A configuration that does not parse or make sense. Exit code 2.
+    #[error(transparent)]
+    Config(#[from] crate::config::ConfigError),
+    /// Data that cannot be read or does not fit the configuration. Exit code 3.
+    #[error(transparent)]
+    Data(#[from] crate::data::DataError),
+    /// Training stopped itself (divergence, non-finite values). Exit code 4.
+    #[error("{0}")]
+    Guard(String),
+    /// A checkpoint that cannot be written, read or used. Exit code 3.
+    #[error(transparent)]
+    Checkpoint(#[from] crate::checkpoint::CheckpointError),
+    /// Ranks cannot talk to each other, or disagree. Exit code 70.
+    #[error(transparent)]
+    Comm(#[from] crate::comm::CommError),
+    /// A file of the run directory cannot be read or written. Exit code 3.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: String,
+        /// What went wrong.
+        source: std::io::Error,
+    },
+    /// libtorch refused an operation: our bug, unless memory is short. Exit code 70.
+    #[error("libtorch: {0}")]
+    Torch(#[from] tch::TchError),
+}
+
+/// The documented exit codes.
+pub mod exit {
+    /// Done.
+    pub const DONE: u8 = 0;
+    /// Wrong usage or configuration.
+    pub const USAGE: u8 = 2;
+    /// Data, or files of the run.
+    pub const DATA: u8 = 3;
+    /// Training stopped by its own guard.
+    pub const GUARD: u8 = 4;
+    /// Our bug.
+    pub const BUG: u8 = 70;
+    /// Stopped early with a checkpoint: run the same command again to continue.
+    pub const AGAIN: u8 = 75;
+}
+
+impl Error {
+    /// The exit code of this kind of error.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::Usage(_) | Error::Config(_) => exit::USAGE,
+            Error::Data(_) | Error::Checkpoint(_) | Error::Io { .. } => exit::DATA,
+            Error::Guard(_) => exit::GUARD,
+            Error::Comm(_) | Error::Torch(_) => exit::BUG,
+        }
+    }
+}
+
+/// Result of the library.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
