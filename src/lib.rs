@@ -8,6 +8,8 @@ pub mod config;
 pub mod data;
 pub mod error;
 pub mod eval;
+pub mod ffi;
+pub mod kernel;
 pub mod log;
 pub mod rng;
 pub mod world;
