@@ -2,6 +2,7 @@
 //! arithmetic on the **global** per-task gradients.
 #![warn(missing_docs)]
 
+pub mod balance;
 pub mod checkpoint;
 pub mod comm;
 pub mod config;
@@ -11,6 +12,8 @@ pub mod eval;
 pub mod ffi;
 pub mod kernel;
 pub mod log;
+pub mod model;
+pub mod optim;
 pub mod rng;
 pub mod world;
 
