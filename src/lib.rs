@@ -15,6 +15,8 @@ pub mod log;
 pub mod model;
 pub mod optim;
 pub mod rng;
+pub mod step;
+pub mod train;
 pub mod world;
 
 pub use error::{Error, Result};

@@ -55,6 +55,11 @@ impl Balancer {
         matches!(self.surgery, Surgery::Gram(_))
     }
 
+    /// Whether the weights of a step depend on the losses of the same step.
+    pub fn needs_losses(&self) -> bool {
+        self.weighting.needs_losses()
+    }
+
     /// Weights `w` `[T]` of this step; 0 for tasks whose loss is `None` (no label on any rank).
     pub fn weights(&self, losses: &[Option<f64>]) -> Vec<f64> {
         let weights = self.weighting.weights(losses);

@@ -7,6 +7,7 @@
 mod launch;
 #[cfg(feature = "mpi")]
 pub mod mpi;
+pub mod reduce;
 pub mod solo;
 pub mod threads;
 

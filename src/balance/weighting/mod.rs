@@ -12,7 +12,15 @@ use serde_json::Value;
 /// A method that weighs tasks by their losses.
 pub trait Weighting {
     /// Weights `[T]` for this step. A loss is `None` where the step holds no label of the task on any rank.
+    ///
+    /// Unless [`Self::needs_losses`] says so, only whether a loss is there is looked at, not its value.
     fn weights(&self, losses: &[Option<f64>]) -> Vec<f64>;
+
+    /// Whether [`Self::weights`] depends on the losses of the same step. With gradient accumulation this costs one
+    /// more forward pass.
+    fn needs_losses(&self) -> bool {
+        false
+    }
 
     /// Learns from the losses of a step that was taken. Called once per step, after [`Self::weights`].
     fn observe(&mut self, _losses: &[Option<f64>]) {}
