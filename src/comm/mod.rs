@@ -15,6 +15,7 @@ pub use launch::{connect, launched, rank_by_launcher};
 pub use solo::Solo;
 pub use threads::Threads;
 
+use crate::error::Error;
 use crate::world::World;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -112,48 +113,28 @@ pub fn agree_on_sum(comm: &dyn Collective, data: &mut [f64]) -> Result<()> {
     Ok(())
 }
 
-/// All ranks succeed, or all fail alike: with the error of the lowest rank that has one.
+/// All ranks succeed, or all fail alike.
 ///
 /// # Collective
 /// All ranks.
 ///
 /// # Errors
-/// [`Agreed::Mine`] on the rank whose error it is, [`Agreed::Other`] on the rest, [`Agreed::Comm`] if the exchange
-/// itself fails.
-pub fn agree<T, E: std::fmt::Display>(comm: &dyn Collective, result: std::result::Result<T, E>) -> Outcome<T, E> {
+/// On the lowest rank that failed, its own error; on the others [`Error::Elsewhere`] with that rank's words.
+pub fn agree<T, E: Into<Error>>(comm: &dyn Collective, result: std::result::Result<T, E>) -> crate::Result<T> {
+    let result = result.map_err(Into::into);
     let mine = match &result {
         Ok(_) => Vec::new(),
-        Err(e) => format!("\u{1}{e}").into_bytes(),
+        Err(e) => [&[e.exit_code()], e.to_string().as_bytes()].concat(),
     };
-    let all = comm.all_gather_bytes(&mine).map_err(Agreed::Comm)?;
-    match (all.iter().position(|m| !m.is_empty()), result) {
-        (None, Ok(value)) => Ok(value),
-        (Some(rank), Err(e)) if rank == comm.world().rank => Err(Agreed::Mine(e)),
-        (Some(rank), _) => {
+    let all = comm.all_gather_bytes(&mine)?;
+    let Some(rank) = all.iter().position(|m| !m.is_empty()) else { return result };
+    match result {
+        Err(e) if rank == comm.world().rank => Err(e),
+        _ => {
             let message = String::from_utf8_lossy(&all[rank][1..]).into_owned();
-            Err(Agreed::Other { rank, message })
+            Err(Error::Elsewhere { rank, message, code: all[rank][0] })
         }
-        (None, Err(e)) => Err(Agreed::Mine(e)),
     }
-}
-
-/// What [`agree`] returns.
-pub type Outcome<T, E> = std::result::Result<T, Agreed<E>>;
-
-/// Why all ranks give up together.
-#[derive(Debug)]
-pub enum Agreed<E> {
-    /// This rank's own error, and the one that is reported.
-    Mine(E),
-    /// Another rank's error.
-    Other {
-        /// That rank.
-        rank: usize,
-        /// Its words.
-        message: String,
-    },
-    /// The ranks could not even talk.
-    Comm(CommError),
 }
 
 /// Counts the bytes that one rank sends, by the formulas of ring algorithms.

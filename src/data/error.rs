@@ -26,6 +26,9 @@ pub enum DataError {
     /// The data as a whole does not fit the configuration.
     #[error("{0}")]
     Unfit(String),
+    /// The thread that prepares batches has failed: our bug, unless memory is short.
+    #[error("batches can no longer be prepared: {0}")]
+    Loader(String),
 }
 
 impl DataError {

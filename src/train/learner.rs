@@ -114,6 +114,11 @@ impl<F: TorchReal + Number> Learner<F> {
         Ok(report)
     }
 
+    /// The part of a segment of the flat buffer that this rank optimizes.
+    pub fn block(&self, segment: &Range<usize>, comm: &dyn Collective) -> Range<usize> {
+        self.reducer.block(segment, comm)
+    }
+
     /// `T` rows of local sums; then the global losses.
     #[allow(clippy::type_complexity)]
     fn task_gradients(
