@@ -61,6 +61,15 @@ pub mod exit {
 }
 
 impl Error {
+    /// Whether other ranks may not know of it, so that the job must be aborted rather than left.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Error::Comm(_) | Error::Torch(_) | Error::Io { .. } => true,
+            Error::Data(e) => matches!(e, crate::data::DataError::Loader(_)),
+            _ => false,
+        }
+    }
+
     /// The exit code of this kind of error.
     pub fn exit_code(&self) -> u8 {
         match self {

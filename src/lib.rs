@@ -20,3 +20,6 @@ pub mod train;
 pub mod world;
 
 pub use error::{Error, Result};
+
+/// Version of libtorch that this build is made for.
+pub const LIBTORCH_VERSION: &str = "2.11.0";

@@ -63,7 +63,9 @@ fn global_batch(step: u64) -> [Samples; 2] {
     [7, if step == 2 { 1 } else { 5 }].map(|n| {
         let x = (0..n * DIM).map(|_| rng.random_range(-1.0..1.0f32)).collect();
         let y = (0..3)
-            .map(|_| (0..n).map(|_| if rng.random_bool(0.25) { f32::NAN } else { rng.random_range(-1.0..1.0) }).collect())
+            .map(|_| {
+                (0..n).map(|_| if rng.random_bool(0.25) { f32::NAN } else { rng.random_range(-1.0..1.0) }).collect()
+            })
             .collect();
         Samples { x, y, n }
     })
@@ -177,7 +179,8 @@ fn check<F: TorchReal + Number>(tolerance: f64) {
                 for (size, accumulate) in [(1, 3), (2, 1), (3, 1), (4, 1), (2, 2)] {
                     let ranks = Threads::run(size, |comm| train::<F>(&config, &comm, accumulate));
                     for (rank, (params, c)) in ranks.iter().enumerate() {
-                        let what = format!("{balance} {optim} {reduction} W={size} accumulate={accumulate} rank {rank}");
+                        let what =
+                            format!("{balance} {optim} {reduction} W={size} accumulate={accumulate} rank {rank}");
                         assert!(*params == ranks[0].0, "replicas differ: {what}");
                         let d = distance(&alone, &flatten(params), &start);
                         assert!(d <= tolerance, "{what}: {d:e}");
@@ -206,7 +209,8 @@ fn adam_keeps_replicas_identical() {
     // must have the same bits all the same, and the sharded optimizer must equal the whole one.
     tch::set_num_threads(1);
     for reduction in ["sharded", "all_reduce"] {
-        let config = config("{weighting: {uncertainty: {lr: 0.1}}, surgery: pcgrad}", "{adamw: {weight_decay: 0.1}}", reduction);
+        let config =
+            config("{weighting: {uncertainty: {lr: 0.1}}, surgery: pcgrad}", "{adamw: {weight_decay: 0.1}}", reduction);
         let (alone, _) = train::<f64>(&config, &Solo, 1);
         for size in 2..=4 {
             let ranks = Threads::run(size, |comm| train::<f64>(&config, &comm, 1).0);

@@ -72,13 +72,7 @@ fn to_f64(t: &Tensor) -> Vec<f64> {
     Vec::try_from(t.to_kind(Float::Double).reshape([-1]).contiguous()).unwrap_or_default()
 }
 
-fn judge_part(
-    model: &Model,
-    losses: &[Box<dyn TaskLoss>],
-    infos: &[TaskInfo],
-    part: &Part,
-    judges: &mut [Judge],
-) {
+fn judge_part(model: &Model, losses: &[Box<dyn TaskLoss>], infos: &[TaskInfo], part: &Part, judges: &mut [Judge]) {
     let stages = model.represent(&part.inputs, false);
     for target in part.targets.iter().filter(|t| t.n_labelled > 0) {
         let (task, loss) = (target.task, losses[target.task].as_ref());

@@ -100,7 +100,8 @@ impl<F: Stored> Learner<F> {
             source_sizes: source_sizes.to_vec(),
             version: env!("CARGO_PKG_VERSION").into(),
         };
-        let tensors = BTreeMap::from([("model".into(), model_tensors::<F>(&self.model.params)), ("optim".into(), optim)]);
+        let tensors =
+            BTreeMap::from([("model".into(), model_tensors::<F>(&self.model.params)), ("optim".into(), optim)]);
         let json = BTreeMap::from([
             ("state".into(), json(&state)),
             ("transforms".into(), json(fitted)),
@@ -131,13 +132,8 @@ impl<F: Stored> Learner<F> {
     ///
     /// # Errors
     /// On rank 0 and then on all: tensors or state that do not fit this model.
-    pub fn restore(
-        &mut self,
-        from: Option<(&Path, &Snapshot)>,
-        comm: &dyn Collective,
-    ) -> Result<RunState> {
-        let names: Vec<&str> =
-            std::iter::once("").chain(self.optimizer.states()).collect();
+    pub fn restore(&mut self, from: Option<(&Path, &Snapshot)>, comm: &dyn Collective) -> Result<RunState> {
+        let names: Vec<&str> = std::iter::once("").chain(self.optimizer.states()).collect();
         let loaded = crate::comm::agree(comm, from.map(|f| self.read_snapshot(f, &names)).transpose())?;
         let (mut vectors, state) = match loaded {
             Some((vectors, state)) => (vectors, serde_json::to_vec(&state).unwrap_or_default()),
@@ -206,7 +202,9 @@ fn flat_from<F: Stored>(
     for entry in &params.entries {
         let name = format!("{prefix}{}", entry.name);
         let tensor = by_name.get(name.as_str()).ok_or_else(|| {
-            bad(format!("tensor `{name}` is missing\n  hint: the model of the configuration is not the one that was saved"))
+            bad(format!(
+                "tensor `{name}` is missing\n  hint: the model of the configuration is not the one that was saved"
+            ))
         })?;
         if tensor.shape != entry.shape {
             let message = format!(

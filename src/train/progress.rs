@@ -20,6 +20,8 @@ pub struct Progress {
     pub best_score: Option<f64>,
     /// Evaluations of the parameters with the best score, one per split.
     pub best: Vec<EvalRecord>,
+    /// Evaluations of the parameters as they are now, one per split; empty if they changed since.
+    pub evaluated: Vec<EvalRecord>,
     /// Evaluations since the best one.
     pub evaluations_since_best: u64,
 }
