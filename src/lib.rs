@@ -4,6 +4,7 @@
 
 pub mod balance;
 pub mod checkpoint;
+pub mod cli;
 pub mod comm;
 pub mod config;
 pub mod data;

@@ -1,0 +1,3 @@
+//! The subcommands of the program, a file each.
+
+pub mod doctor;
