@@ -32,7 +32,8 @@ pub const MAY_CHANGE: &[&str] = &[
 pub struct Change {
     /// The key, as in `--set`.
     pub key: String,
-    /// Value before, as JSON on one line; the bare name for a choice; `absent` when there was none.
+    /// Value before, as JSON on one line; the bare name of a choice; `present` or `absent` for whole tasks and sources
+    /// that only one side has.
     pub old: String,
     /// Value after.
     pub new: String,
@@ -88,11 +89,11 @@ fn maps(key: &str, old: &Map<String, Value>, new: &Map<String, Value>, changes: 
     for (name, value) in old {
         match new.get(name) {
             Some(other) => compare(&path(name), value, other, changes),
-            None => changes.push(change(&path(name), value.to_string(), "absent".into())),
+            None => changes.push(change(&path(name), present(value), "absent".into())),
         }
     }
     for (name, value) in new.iter().filter(|(name, _)| !old.contains_key(*name)) {
-        changes.push(change(&path(name), "absent".into(), value.to_string()));
+        changes.push(change(&path(name), "absent".into(), present(value)));
     }
     let common = |from: &Map<String, Value>, to: &Map<String, Value>| -> Vec<String> {
         from.keys().filter(|name| to.contains_key(*name)).cloned().collect()
@@ -127,6 +128,11 @@ fn shown(value: &Value, other: &Value) -> String {
         (Value::String(name), Value::Object(_)) => name.clone(),
         _ => value.to_string(),
     }
+}
+
+/// A value that the other side has not.
+fn present(value: &Value) -> String {
+    if value.is_object() { "present".into() } else { value.to_string() }
 }
 
 fn change(key: &str, old: String, new: String) -> Change {

@@ -61,7 +61,8 @@ fn resolve(text: &str, overrides: &[String]) -> Result<Config, Fault> {
 const SECTIONS: &str = "a configuration has at least the sections `run`, `data`, `tasks`, `model` and `train`";
 
 fn typed(root: &Node) -> Result<Config, Fault> {
-    let config = Config::deserialize(De(root))?;
+    let about_sections = |fault: Fault| if fault.place.is_none() { fault.hint(SECTIONS) } else { fault };
+    let config = Config::deserialize(De(root)).map_err(about_sections)?;
     check::run(&config).map_err(|fault| match root.find(&fault.path, fault.key) {
         Some(place) => fault.at(place),
         None => fault,

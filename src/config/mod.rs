@@ -30,6 +30,8 @@ mod one_or_many;
 mod optim;
 mod overrides;
 mod parse;
+#[cfg(test)]
+mod round_trip;
 mod run;
 mod scalar;
 mod task;

@@ -30,7 +30,7 @@ fn one(root: &mut Node, index: usize, text: &str) -> Result<(), Fault> {
         return Err(Fault::new(format!("more than {MAX_NAMES} names in a key")));
     }
     let place = Place::Set(index);
-    let value = parse::parse(value.trim(), Some(index))?.unwrap_or(Node { place, content: Content::Null });
+    let value = parse::parse(value, Some(index))?.unwrap_or(Node { place, content: Content::Null });
     set(root, path, value, place)
 }
 

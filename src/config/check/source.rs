@@ -158,8 +158,18 @@ fn dialect(at: &At, table: &Table) -> Checked {
             .need(fits, format_args!("must be one ASCII character other than a quote, found `{shown}`"))?;
     }
     let Some(header) = &dialect.header else { return Ok(()) };
-    at.then("header").need(!header.is_empty(), "must name the columns")?;
-    at.then("header").names(header)
+    let at = at.then("header");
+    at.need(!header.is_empty(), "must name the columns")?;
+    at.names(header)?;
+    let inputs = [&table.numeric, &table.categorical, &table.bits, &table.text].into_iter().flatten();
+    let by = table.split.iter().filter_map(|split| if let Split::Column(by) = split { Some(&by.name) } else { None });
+    for column in inputs.chain(by) {
+        at.need(
+            header.contains(column),
+            format_args!("does not name column {}, which the source uses", quote(column)),
+        )?;
+    }
+    Ok(())
 }
 
 fn idx(at: &At, idx: &Idx) -> Checked {

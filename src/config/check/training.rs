@@ -98,6 +98,9 @@ fn train(at: &At, train: &Train) -> Checked {
     for (key, value, most) in optional {
         value.map_or(Ok(()), |value| at.then(key).within(value, 1, most))?;
     }
+    let evaluates = train.eval_every_epochs > 0 || train.eval_every_steps.is_some();
+    let message = "needs evaluations during training, but `eval_every_epochs` is 0";
+    at.then("patience").need(train.patience.is_none() || evaluates, message)?;
     at.then("eval_every_epochs").within(train.eval_every_epochs, 0, MANY)?;
     at.then("eval_batch").within(train.eval_batch as u64, 1, MANY)?;
     at.then("replica_check_every").within(train.replica_check_every, 0, MANY)?;
