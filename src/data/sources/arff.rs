@@ -4,7 +4,7 @@
 //! quotes with backslash escapes, `%` comments, and `?` for a missing value. Sparse rows, relational attributes and
 //! instance weights are refused.
 
-use super::cells::{Collector, shown};
+use super::cells::{Collector, count, shown};
 use super::lines::Lines;
 use super::names;
 use crate::data::DataError;
@@ -159,7 +159,7 @@ fn row(line: &str, expected: usize) -> Result<Vec<Option<Cow<'_, str>>>, String>
         rest = after;
     }
     if n_cells != expected {
-        return Err(format!("{n_cells} cells, but {expected} attributes"));
+        return Err(format!("{}, but {}", count(n_cells, "cell"), count(expected, "attribute")));
     }
     Ok(cells)
 }

@@ -134,3 +134,8 @@ pub(super) fn shown(text: &str) -> String {
     let short: String = text.chars().take(40).flat_map(char::escape_debug).collect();
     if text.chars().nth(40).is_some() { format!("`{short}...`") } else { format!("`{short}`") }
 }
+
+/// A number of things, in words: `1 cell`, `2 cells`.
+pub(super) fn count(n: usize, thing: &str) -> String {
+    format!("{n} {thing}{}", if n == 1 { "" } else { "s" })
+}

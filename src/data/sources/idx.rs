@@ -2,6 +2,7 @@
 //!
 //! Gives the columns `image` (bytes of shape `[h, w]`) and `label`.
 
+use super::cells::count;
 use super::open::{read_error, unpack};
 use crate::data::DataError;
 use crate::data::table::{Cells, Role, Table, Wanted};
@@ -34,7 +35,13 @@ impl Idx {
             [0, 0, 8, found] if found == axes => {}
             [0, 0, 8, found] => {
                 let hint = if matches!(found, 1 | 3) { "; are `images` and `labels` swapped?" } else { "" };
-                return Err(DataError::file(path, format!("{found} axes, where {axes} are expected{hint}")));
+                return Err(DataError::file(
+                    path,
+                    format!(
+                        "{}, where {axes} are expected{hint}",
+                        if found == 1 { "1 axis".into() } else { format!("{found} axes") }
+                    ),
+                ));
             }
             [0, 0, kind, _] => {
                 let message = format!("elements of type 0x{kind:02x}, where unsigned bytes (0x08) are expected");
@@ -104,7 +111,8 @@ impl Pair {
         let pair = Pair { images: Idx::parse(images.0, images.1, 3)?, labels: Idx::parse(labels.0, labels.1, 1)? };
         let (n, m) = (pair.labels.len(), pair.images.len());
         if n != m {
-            let message = format!("{n} labels, but {m} images in {}", images.1.display());
+            let images = format!("{} in {}", count(m, "image"), images.1.display());
+            let message = format!("{}, but {images}", count(n, "label"));
             return Err(DataError::file(labels.1, message));
         }
         Ok(pair)

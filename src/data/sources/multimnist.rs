@@ -18,6 +18,7 @@
 //! Departures from the usual loader: that one puts the right digit at (6, 6) of a 36 x 36 canvas, which it then shrinks
 //! to 28 x 28 with nearest-neighbour sampling.
 
+use super::cells::count;
 use super::idx::{self, Pair};
 use crate::config::MultiMnist;
 use crate::data::DataError;
@@ -59,7 +60,10 @@ pub fn make(
 ) -> Result<Table, DataError> {
     let pool = pool(recipe, split, digits.images.len());
     if pool.len() < 2 {
-        return Err(DataError::file(path, format!("{} images to draw pairs from; at least 2 are needed", pool.len())));
+        return Err(DataError::file(
+            path,
+            format!("{} to draw pairs from; at least 2 are needed", count(pool.len(), "image")),
+        ));
     }
     let n = match split {
         Split::Train => recipe.n_train,
@@ -216,12 +220,12 @@ mod tests {
         assert_eq!(pool(&recipe(1, 1), Split::Val, 24), PINNED_VAL_POOL);
     }
 
-    const PINNED: [(u8, u8); 6] = [(0, 0); 6];
+    const PINNED: [(u8, u8); 6] = [(2, 22), (2, 23), (9, 10), (20, 1), (1, 3), (20, 5)];
     const PINNED_VAL_POOL: [usize; 4] = [0; 4];
 
     #[test]
     fn too_few_images_are_refused() {
         let error = make(&recipe(5, 5), Split::Val, &digits(8), Path::new("images"), &wanted()).expect_err("one image");
-        assert_eq!(error.to_string(), "images: 1 images to draw pairs from; at least 2 are needed");
+        assert_eq!(error.to_string(), "images: 1 image to draw pairs from; at least 2 are needed");
     }
 }

@@ -14,6 +14,7 @@ mod npz;
 mod raw;
 mod safetensors;
 
+use super::cells::count;
 use super::names;
 use super::open;
 use crate::data::DataError;
@@ -165,7 +166,7 @@ fn same_length(path: &Path, before: &[(String, Cells)], name: &str, cells: &Cell
     match before.first() {
         Some((other, theirs)) if theirs.n_rows() != cells.n_rows() => {
             let (n, m) = (cells.n_rows(), theirs.n_rows());
-            Err(DataError::file(path, format!("{n} rows, but {m} in `{other}`")).in_column(name))
+            Err(DataError::file(path, format!("{}, but {m} in `{other}`", count(n, "row"))).in_column(name))
         }
         _ => Ok(()),
     }

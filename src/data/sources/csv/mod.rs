@@ -5,7 +5,7 @@
 
 mod records;
 
-use super::cells::{Collector, shown};
+use super::cells::{Collector, count, shown};
 use super::names;
 use super::open::{read_error, unpack};
 use crate::config::{Dialect, Encoding};
@@ -178,14 +178,13 @@ fn cell<'r>(record: &Record<'r>, field: &Field, encoding: Encoding) -> Cow<'r, s
 
 fn ragged(path: &Path, record: &Record, expected: usize, dialect: &Dialect) -> DataError {
     let source = if dialect.header.is_some() { "`dialect.header`" } else { "the header" };
-    let cells = |n: usize| if n == 1 { "1 cell".to_owned() } else { format!("{n} cells") };
     let hint = match (record.fields.len() > expected, dialect.quoting) {
         (true, true) => "; cells that hold the delimiter must be quoted",
         (true, false) => "; cells that hold the delimiter must be quoted, with `dialect.quoting: true`",
         (false, _) => "",
     };
-    let found = cells(record.fields.len());
-    DataError::line(path, record.line, format!("{found}, but {source} has {}{hint}", cells(expected)))
+    let (found, expected) = (count(record.fields.len(), "cell"), count(expected, "cell"));
+    DataError::line(path, record.line, format!("{found}, but {source} has {expected}{hint}"))
 }
 
 fn cell_error(path: &Path, line: u32, column: &str, message: &str) -> DataError {
