@@ -282,3 +282,6 @@ fn task_infos(config: &Config, fitted: &Fitted) -> Result<Vec<TaskInfo>, DataErr
     };
     config.tasks.iter().zip(&fitted.tasks).map(one).collect()
 }
+
+#[cfg(test)]
+mod tests;

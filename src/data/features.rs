@@ -11,7 +11,7 @@ use super::values::width;
 use super::words::{Index, tokenize};
 use super::{DataError, Inputs, Tokens};
 use crate::config::Missing;
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 /// Transformed inputs, a row per sample.
 #[derive(Debug)]
@@ -275,7 +275,7 @@ impl Features {
             out.extend(self.bits[row as usize * n_bits..][..n_bits].iter().map(|&bit| f32::from(bit)));
         }
         let shape = [rows.len() as i64, (n_floats + n_bits) as i64];
-        Tensor::from_data_size(bytemuck::cast_slice(&out), &shape, Kind::Float)
+        Tensor::from_slice(&out).view(shape)
     }
 
     fn gather_categories(&self, rows: &[u32]) -> Tensor {

@@ -18,6 +18,9 @@ pub(crate) struct Column<'a> {
     pub refuse_nan: bool,
 }
 
+/// One value per row of the table.
+type Texts<'a> = &'a [Option<Box<str>>];
+
 /// Labels of one task, a row per sample.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Labels {
@@ -33,7 +36,7 @@ impl Column<'_> {
     }
 
     /// The only target column of a task that takes one value per row.
-    fn single(&self) -> Result<(usize, &[Option<Box<str>>]), DataError> {
+    fn single(&self) -> Result<(usize, Texts<'_>), DataError> {
         match self.columns {
             [column] => match self.view.cells(*column) {
                 Cells::Strings(cells) => Ok((*column, cells)),

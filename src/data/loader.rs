@@ -50,6 +50,7 @@ impl Loader {
     ///
     /// # Errors
     /// The loader's thread has panicked.
+    #[expect(clippy::should_implement_trait, reason = "the steps have no end, so `None` would mean nothing")]
     pub fn next(&mut self) -> Result<(Vec<Batch>, f64), DataError> {
         let start = Instant::now();
         let batches = match &mut self.0 {

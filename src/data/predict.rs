@@ -59,3 +59,44 @@ impl Unlabelled {
         chunks(0, self.len(), batch).map(part)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{column, config, numbers, strings, table};
+    use super::super::{Dataset, SourceTables};
+    use super::*;
+
+    #[test]
+    fn a_file_without_targets_goes_through_the_fitted_transforms() {
+        let config = config(
+            r#"{"data": {"sources": {"s": {"csv": {"train": "t.csv", "numeric": ["x"], "categorical": ["c"]}}}},
+                "tasks": {"t": {"source": "s", "target": "y", "kind": {"regression": {}}}}}"#,
+        );
+        let inputs = |x: &[f64], c: &[&str]| vec![column("x", numbers(x)), column("c", strings(c))];
+        let mut train = inputs(&[1.0, 3.0], &["a", "b"]);
+        train.push(column("y", numbers(&[0.0, 1.0])));
+        let tables = SourceTables { train: Some(table("t.csv", 2, train)), ..Default::default() };
+        let d = Dataset::from_tables(&config, vec![tables]).unwrap();
+
+        let file = table("new.csv", 3, inputs(&[2.0, 4.0, 1.0], &["b", "z", "a"]));
+        let new = Unlabelled::from_table(&config, 0, &file, d.fitted()).unwrap();
+        assert_eq!((new.len(), new.is_empty()), (3, false));
+        let parts: Vec<Part> = new.parts(2).collect();
+        assert_eq!(
+            parts.iter().map(|p| (p.source, p.len, p.targets.len())).collect::<Vec<_>>(),
+            [(0, 2, 0), (0, 1, 0)]
+        );
+        let dense = |p: &Part| Vec::<f32>::try_from(p.inputs.dense.as_ref().unwrap().flatten(0, -1)).unwrap();
+        let categories =
+            |p: &Part| Vec::<i64>::try_from(p.inputs.categorical.as_ref().unwrap().flatten(0, -1)).unwrap();
+        assert_eq!(parts.iter().flat_map(dense).collect::<Vec<_>>(), [0.0, 2.0, -1.0]);
+        assert_eq!(parts.iter().flat_map(categories).collect::<Vec<_>>(), [2, 0, 1]);
+
+        let blank = table("new.csv", 1, inputs(&[f64::NAN], &["b"]));
+        let e = Unlabelled::from_table(&config, 0, &blank, d.fitted()).unwrap_err();
+        let expected = "new.csv:2: column `x`: blank; give a number, or set `missing: mean` on the source";
+        assert_eq!(e.to_string(), expected);
+        let empty = Unlabelled::from_table(&config, 0, &table("new.csv", 0, inputs(&[], &[])), d.fitted()).unwrap();
+        assert_eq!((empty.is_empty(), empty.parts(2).count()), (true, 0));
+    }
+}

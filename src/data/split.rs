@@ -129,13 +129,21 @@ pub(crate) fn divide(
         }
         *part = Some((FromFile::Own, (0..table.n_rows as u32).collect()));
     }
+    let division = Division { parts };
     for split in Split::ALL {
-        if parts[split as usize].as_ref().is_some_and(|(_, rows)| rows.is_empty()) {
-            let (name, n) = (split.name(), main.n_rows);
-            return Err(unfit(format!("the {name} split is empty ({n} rows were read); check the files and `split`")));
+        if let Some(View { table, .. }) = division.view(tables, split).filter(|view| view.rows.is_empty()) {
+            let (name, n, files) = (split.name(), table.n_rows, files(table));
+            let advice = "check the files and `split`";
+            return Err(unfit(format!("the {name} split is empty ({n} rows were read{files}); {advice}")));
         }
     }
-    Ok(Division { parts })
+    Ok(division)
+}
+
+/// ` from a.csv, b.csv`, or nothing where the files are not known.
+fn files(table: &Table) -> String {
+    let paths: Vec<String> = table.origins.iter().map(|o| o.path.display().to_string()).collect();
+    if paths.is_empty() { String::new() } else { format!(" from {}", paths.join(", ")) }
 }
 
 /// Test rows come first in the permutation, then validation rows: changing `val` leaves the test split as it is.
@@ -275,8 +283,9 @@ mod tests {
         let tables = SourceTables { all: Some(all), ..Default::default() };
         let message =
             |split: &config::Split, column| divide((0, "s"), &tables, Some(split), column).unwrap_err().to_string();
-        let empty =
-            |name| format!("source `s`: the {name} split is empty (2 rows were read); check the files and `split`");
+        let empty = |name| {
+            format!("source `s`: the {name} split is empty (2 rows were read from a.csv); check the files and `split`")
+        };
         assert_eq!(message(&by(&["1"], &["0"], &[]), Some(0)), empty("train"));
         assert_eq!(message(&by(&["0"], &["1"], &[]), Some(0)), empty("val"));
         assert_eq!(message(&fraction(0.4, 0.5, 0), None), empty("train"));

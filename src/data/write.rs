@@ -161,3 +161,82 @@ fn write_parquet(out: &mut (impl Write + Send), columns: &[(String, Column)]) ->
     writer.close().map_err(io::Error::other)?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow_array::cast::AsArray;
+    use arrow_array::types::{Float32Type, Float64Type, Int64Type};
+
+    fn columns() -> Vec<(String, Column)> {
+        vec![
+            ("p".into(), Column::F32(vec![0.1, 1e-30, f32::NAN])),
+            ("q, r".into(), Column::F64(vec![1.0 / 3.0, -0.0, f64::INFINITY])),
+            ("row".into(), Column::Int(vec![0, 1, -2])),
+            ("class".into(), Column::Text(vec!["a,b".into(), "say \"hi\"".into(), "é\n".into()])),
+        ]
+    }
+
+    fn written(name: &str) -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(name);
+        write_predictions(&path, &columns()).unwrap();
+        let names: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(names, [name]);
+        (folder, path)
+    }
+
+    #[test]
+    fn csv_quotes_what_needs_it_and_numbers_come_back_the_same() {
+        let (_folder, path) = written("p.csv");
+        let text = std::fs::read_to_string(path).unwrap();
+        let first = "p,\"q, r\",row,class\n0.1,0.3333333333333333,0,\"a,b\"\n";
+        assert!(text.starts_with(first), "{text}");
+        let mut reader = csv::Reader::from_reader(text.as_bytes());
+        let rows: Vec<csv::StringRecord> = reader.records().map(Result::unwrap).collect();
+        assert_eq!(rows[1][0].parse::<f32>().unwrap(), 1e-30);
+        assert_eq!((&rows[1][1], &rows[2][0], &rows[2][3]), ("-0", "NaN", "é\n"));
+        let (_folder, path) = written("p.tsv");
+        assert!(std::fs::read_to_string(path).unwrap().starts_with("p\tq, r\trow\tclass\n0.1\t"));
+    }
+
+    #[test]
+    fn json_lines_hold_one_object_a_row() {
+        let (_folder, path) = written("p.jsonl");
+        let text = std::fs::read_to_string(path).unwrap();
+        assert!(text.starts_with("{\"p\":0.1,\"q, r\":0.3333333333333333,\"row\":0,\"class\":\"a,b\"}\n"), "{text}");
+        let rows: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(rows[1]["p"].as_f64().unwrap() as f32, 1e-30);
+        assert_eq!((&rows[2]["q, r"], &rows[2]["class"]), (&serde_json::Value::Null, &"é\n".into()));
+    }
+
+    #[test]
+    fn parquet_keeps_types_and_bits() {
+        let (_folder, path) = written("p.parquet");
+        let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReader::try_new(File::open(path).unwrap(), 10);
+        let batch = reader.unwrap().next().unwrap().unwrap();
+        assert_eq!(batch.schema().field(1).name(), "q, r");
+        assert_eq!(batch.column(0).as_primitive::<Float32Type>().values()[..2], [0.1, 1e-30]);
+        assert_eq!(batch.column(1).as_primitive::<Float64Type>().values()[0], 1.0 / 3.0);
+        assert_eq!(batch.column(2).as_primitive::<Int64Type>().values()[..], [0, 1, -2]);
+        assert_eq!(batch.column(3).as_string::<i32>().value(2), "é\n");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_written_leaves_nothing_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("p.txt");
+        let e = write_predictions(&path, &columns()).unwrap_err().to_string();
+        let endings = "predictions are written to .csv, .tsv, .jsonl or .parquet; choose one of these endings";
+        assert_eq!(e, format!("{}: {endings}", path.display()));
+        // A folder in the way: the rename fails.
+        let path = folder.path().join("p.csv");
+        std::fs::create_dir(&path).unwrap();
+        let e = write_predictions(&path, &columns()).unwrap_err().to_string();
+        assert!(e.starts_with(&format!("{}: ", path.display())), "{e}");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        let uneven = [("a".to_string(), Column::Int(vec![1])), ("b".to_string(), Column::Int(vec![]))];
+        let e = write_predictions(&folder.path().join("q.csv"), &uneven).unwrap_err().to_string();
+        assert!(e.ends_with("q.csv: column `b` has 0 rows, `a` has 1"), "{e}");
+    }
+}
