@@ -2,6 +2,7 @@
 
 use super::{Collective, CommError, Solo};
 use crate::config::Backend;
+use crate::world::World;
 
 /// Variables by which launchers tell a process that it is one of several.
 const MARKS: [&str; 3] = ["OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK"];
@@ -15,6 +16,17 @@ pub fn launched() -> bool {
 /// This process's rank as the launcher tells it, before anything is connected; 0 without a launcher.
 pub fn rank_by_launcher() -> usize {
     ["OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"].iter().find_map(|name| number(name)).unwrap_or(0)
+}
+
+/// This process's place as the launcher tells it, before anything is connected.
+pub fn world_by_launcher() -> World {
+    let first = |names: &[&str], none| names.iter().find_map(|name| number(name)).unwrap_or(none);
+    World {
+        rank: rank_by_launcher(),
+        size: launched_size().unwrap_or(1),
+        local_rank: first(&["OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID", "MPI_LOCALRANKID"], 0),
+        local_size: first(&["OMPI_COMM_WORLD_LOCAL_SIZE"], 1),
+    }
 }
 
 /// Joins the world. Without a launcher this is a world of one and MPI is never touched.

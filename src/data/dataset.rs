@@ -258,7 +258,11 @@ fn encode_split(
     Ok(Samples { features, labels })
 }
 
-fn task_infos(config: &Config, fitted: &Fitted) -> Result<Vec<TaskInfo>, DataError> {
+/// The tasks of a configuration with what was fitted for them.
+///
+/// # Errors
+/// Transforms that were fitted for other tasks.
+pub fn task_infos(config: &Config, fitted: &Fitted) -> Result<Vec<TaskInfo>, DataError> {
     let names = |list: Vec<&String>| list.into_iter().map(String::as_str).collect::<Vec<_>>().join(", ");
     if !config.tasks.iter().map(|(name, _)| name).eq(fitted.tasks.iter().map(|t| &t.name)) {
         return Err(DataError::Unfit(format!(

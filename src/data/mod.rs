@@ -33,7 +33,7 @@ mod words;
 mod write;
 
 pub use batch::{Batch, InputDims, Inputs, Part, Target, Tokens};
-pub use dataset::{Dataset, TaskInfo};
+pub use dataset::{Dataset, TaskInfo, task_infos};
 pub use error::DataError;
 pub use fit::{Block, Category, Fitted, FittedTask, Standard};
 pub use loader::Loader;

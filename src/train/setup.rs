@@ -4,7 +4,7 @@ use super::Learner;
 use crate::checkpoint::{self, CheckpointError, Snapshot};
 use crate::comm::{Collective, agree};
 use crate::config::Config;
-use crate::data::{Dataset, Fitted, TaskInfo};
+use crate::data::{Dataset, Fitted, InputDims, TaskInfo};
 use crate::error::{Error, Result};
 use crate::ffi;
 use crate::model::{Model, ModelError, TaskSpec};
@@ -197,14 +197,14 @@ pub fn open_data(config: &Config, start: Option<&Start>, comm: &dyn Collective) 
     )
 }
 
-/// The configured model for this data, and a loss per task.
+/// The configured model for these inputs and tasks, and a loss per task.
 ///
 /// # Errors
 /// A model that does not fit the inputs.
 pub fn build_model(
     config: &Config,
-    dataset: &Dataset,
-    device: Device,
+    dims: &InputDims,
+    tasks: &[TaskInfo],
     world_size: usize,
 ) -> Result<(Model, Vec<Box<dyn TaskLoss>>)> {
     let spec = |((_, task), info): (&(String, crate::config::Task), &TaskInfo)| TaskSpec {
@@ -212,11 +212,11 @@ pub fn build_model(
         outputs: info.outputs,
         head: task.head.clone(),
     };
-    let tasks: Vec<TaskSpec> = config.tasks.iter().zip(dataset.tasks()).map(spec).collect();
-    let precision = config.train.precision;
-    let model = Model::build(&config.model, dataset.dims(), &tasks, precision, device, config.run.seed, world_size)
+    let specs: Vec<TaskSpec> = config.tasks.iter().zip(tasks).map(spec).collect();
+    let (precision, seed) = (config.train.precision, config.run.seed);
+    let model = Model::build(&config.model, dims, &specs, precision, device(config)?, seed, world_size)
         .map_err(|e: ModelError| Error::Usage(e.to_string()))?;
-    Ok((model, dataset.tasks().iter().map(|info| losses::build(&info.kind)).collect()))
+    Ok((model, tasks.iter().map(|info| losses::build(&info.kind)).collect()))
 }
 
 /// A fresh learner whose parameters are those of rank 0 on all ranks.
@@ -227,7 +227,7 @@ pub fn build_model(
 /// # Errors
 /// A model that does not fit the inputs.
 pub fn build_learner<F: Stored>(config: &Config, dataset: &Dataset, comm: &dyn Collective) -> Result<Learner<F>> {
-    let (mut model, losses) = build_model(config, dataset, device(config)?, comm.world().size)?;
+    let (mut model, losses) = build_model(config, dataset.dims(), dataset.tasks(), comm.world().size)?;
     if comm.world().size > 1 {
         let mut bytes = bytemuck::cast_slice::<F, u8>(ffi::numbers::<F>(&model.params.flat)).to_vec();
         comm.broadcast(&mut bytes)?;
