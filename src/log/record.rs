@@ -120,6 +120,9 @@ pub struct TrainRecord {
     pub skipped: u64,
 }
 
+/// A task and its metrics by name; `None`: not defined on this data.
+pub type TaskMetrics = (String, Vec<(String, Option<f64>)>);
+
 /// One evaluation. Serializable, so that a checkpoint can keep the best one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EvalRecord {
@@ -129,8 +132,8 @@ pub struct EvalRecord {
     pub epoch: f64,
     /// `val` or `test`.
     pub split: String,
-    /// Per task (in config order) its metrics (in config order); `None`: not defined on this data.
-    pub metrics: Vec<(String, Vec<(String, Option<f64>)>)>,
+    /// Per task (in config order) its metrics (in config order).
+    pub metrics: Vec<TaskMetrics>,
     /// What `train.best_by` makes of them, larger is better; `None`: not defined.
     pub score: Option<f64>,
     /// Whether it is the best so far.

@@ -44,8 +44,6 @@ pub fn picture(tasks: &[String], cosine: &[f64]) -> Option<Image> {
 struct Plan {
     t: usize,
     cell: usize,
-    /// Size of the letters of names.
-    size: usize,
     left: usize,
     top: usize,
     width: usize,
@@ -55,20 +53,17 @@ struct Plan {
 impl Plan {
     fn of(tasks: &[String]) -> Plan {
         let t = tasks.len();
-        // Beyond 64 tasks the picture stays about as large and the cells shrink instead.
-        let cell = if t <= NUMBERS {
-            40
-        } else if t <= NAMES {
-            24
-        } else {
-            (24 * NAMES / t).max(3)
+        // Small enough to be shown unscaled on a card of the dashboard, where scaling would garble the letters.
+        let cell = match t {
+            ..=NUMBERS => (360 / t).clamp(28, 48),
+            ..=NAMES => 24,
+            _ => (24 * NAMES / t).max(3),
         };
-        let size = if t <= NUMBERS { 2 } else { 1 };
         let longest = tasks.iter().map(|name| name.chars().count().min(NAME)).max().unwrap_or(0);
-        let label = if t <= NAMES { longest * STEP * size + MARGIN } else { 0 };
+        let label = if t <= NAMES { longest * STEP + MARGIN / 2 } else { 0 };
         let (left, top) = (MARGIN + label, MARGIN + label);
-        let width = left + t * cell + 1 + 2 * MARGIN + BAR + 3 * STEP * 2 + MARGIN;
-        Plan { t, cell, size, left, top, width, height: top + t * cell + 1 + MARGIN }
+        let width = left + t * cell + 1 + MARGIN + BAR + MARGIN / 2 + 2 * STEP + MARGIN;
+        Plan { t, cell, left, top, width, height: top + t * cell + 1 + MARGIN }
     }
 
     fn cells(&self, canvas: &mut Canvas, cosine: &[f64]) {
@@ -82,7 +77,7 @@ impl Plan {
                 let text = number(c);
                 let ink = if c.abs() > 0.6 { PAPER } else { INK };
                 let (w, h) = (text.len() * STEP - 1, font::HEIGHT);
-                canvas.text(x + (self.cell + 1 - w) / 2, y + (self.cell + 1 - h) / 2, &text, 1, ink);
+                canvas.text(x + (self.cell + 1 - w) / 2, y + (self.cell + 1 - h) / 2, &text, ink);
             }
         }
         let side = self.t * self.cell + 1;
@@ -94,24 +89,24 @@ impl Plan {
         if self.t > NAMES {
             return;
         }
-        let middle = (self.cell - font::HEIGHT * self.size) / 2;
+        let middle = (self.cell + 1 - font::HEIGHT) / 2;
         for (i, name) in tasks.iter().enumerate() {
             let name = shorten(name);
-            let length = name.chars().count() * STEP * self.size;
+            let length = name.chars().count() * STEP;
             let at = i * self.cell + middle;
-            canvas.text(self.left - MARGIN / 2 - length, self.top + at, &name, self.size, INK);
-            canvas.text_up(self.left + at, self.top - MARGIN / 2, &name, self.size, INK);
+            canvas.text(self.left - MARGIN / 2 - length, self.top + at, &name, INK);
+            canvas.text_up(self.left + at, self.top - MARGIN / 2, &name, INK);
         }
     }
 
     fn bar(&self, canvas: &mut Canvas) {
-        let (x, side) = (self.left + self.t * self.cell + 1 + 2 * MARGIN, self.t * self.cell + 1);
+        let (x, side) = (self.left + self.t * self.cell + 1 + MARGIN, self.t * self.cell + 1);
         for y in 0..side {
             canvas.fill(x, self.top + y, BAR, 1, colour(1.0 - 2.0 * y as f64 / (side - 1) as f64));
         }
-        let letters = font::HEIGHT * 2;
+        let letters = font::HEIGHT;
         for (text, y) in [("+1", 0), (" 0", (side - letters) / 2), ("-1", side - letters)] {
-            canvas.text(x + BAR + MARGIN / 2, self.top + y, text, 2, INK);
+            canvas.text(x + BAR + MARGIN / 2, self.top + y, text, INK);
         }
     }
 }
@@ -168,18 +163,17 @@ impl Canvas {
         }
     }
 
-    fn text(&mut self, x: usize, y: usize, text: &str, size: usize, rgb: Rgb) {
+    fn text(&mut self, x: usize, y: usize, text: &str, rgb: Rgb) {
         for (i, c) in text.chars().enumerate() {
-            dots(c, |column, row| self.fill(x + (i * STEP + column) * size, y + row * size, size, size, rgb));
+            dots(c, |column, row| self.fill(x + i * STEP + column, y + row, 1, 1, rgb));
         }
     }
 
     /// Text that reads upwards and starts at the bottom `y`.
-    fn text_up(&mut self, x: usize, y: usize, text: &str, size: usize, rgb: Rgb) {
+    fn text_up(&mut self, x: usize, y: usize, text: &str, rgb: Rgb) {
         for (i, c) in text.chars().enumerate() {
             dots(c, |column, row| {
-                let up = (i * STEP + column + 1) * size;
-                self.fill(x + row * size, y.saturating_sub(up), size, size, rgb);
+                self.fill(x + row, y.saturating_sub(i * STEP + column + 1), 1, 1, rgb);
             });
         }
     }

@@ -64,7 +64,7 @@ fn facts(info: &RunInfo) -> String {
         ("libtorch", info.libtorch.clone()),
     ];
     let rows: String = rows.iter().map(|(name, value)| format!("| {name} | {value} |\n")).collect();
-    format!("| | |\n|---|---|\n{rows}")
+    rows.replacen('\n', "\n|---|---|\n", 1)
 }
 
 fn experiment(info: &RunInfo) -> Experiment {
@@ -107,12 +107,8 @@ fn session_start(info: &RunInfo) -> SessionStart {
 /// All tasks in one chart per quantity, so that the dashboard is there at once.
 fn layout(info: &RunInfo) -> Value {
     let metrics = info.metrics();
-    let of_metric = metrics.iter().flat_map(|metric| {
-        ["val", "test"].map(|split| {
-            let name = metric.name();
-            chart(&format!("{name} ({split})"), &[&format!("eval/{split}/{name}/.*")])
-        })
-    });
+    let of_metric =
+        metrics.iter().map(|m| chart(&format!("{} (val)", m.name()), &[&format!("eval/val/{}/.*", m.name())]));
     let score = chart("score", &["eval/val/score$", "eval/val/best_score$", "eval/test/score$"]);
     let category = vec![
         Category {
