@@ -118,10 +118,10 @@ fn session(dir: PathBuf, resume_step: Option<u64>, steps: std::ops::RangeInclusi
     let console = Console::plain(Box::new(std::io::stdout()), 110, &info(), resume_step);
     let mut logger = Logger::with_console(console, &dir, info(), resume_step, &log);
     for step in steps {
-        if step % EVERY == 0 {
+        if step.is_multiple_of(EVERY) {
             logger.train(&train_record(step));
         }
-        if step % 200 == 0 {
+        if step.is_multiple_of(200) {
             logger.eval(&eval_record(step, "val"));
         }
     }

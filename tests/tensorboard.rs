@@ -40,7 +40,7 @@ fn train_record(step: u64) -> TrainRecord {
         lr: 1e-3 * x,
         tasks: TASKS.map(String::from).to_vec(),
         // The last task has no label in odd steps.
-        loss: vec![Some(x), Some(2.0 * x), (step % 2 == 0).then_some(3.0 * x)],
+        loss: vec![Some(x), Some(2.0 * x), step.is_multiple_of(2).then_some(3.0 * x)],
         weight: vec![1.0; 3],
         coef: vec![0.5, 0.25, -0.125],
         grad_norm: Some(vec![x, 0.0, 1.0]),
@@ -67,7 +67,7 @@ fn session(dir: &Path, resume_step: Option<u64>, steps: std::ops::RangeInclusive
     let mut logger = Logger::with_console(console, dir, info(), resume_step, &log);
     for step in steps {
         logger.train(&train_record(step));
-        if step % 4 == 0 {
+        if step.is_multiple_of(4) {
             logger.eval(&eval_record(step));
         }
     }

@@ -12,17 +12,22 @@ const UNDEFINED: Rgb = [150, 150, 150];
 /// Ends of the scale: -1, 0, +1.
 const SCALE: [Rgb; 3] = [[33, 102, 172], [247, 247, 247], [178, 24, 43]];
 
-/// Up to so many tasks a cell shows its number.
-const NUMBERS: usize = 16;
+/// Everything below is in dots. A dashboard card is about 350 pixels wide and drops pixels to fit a picture in: twelve
+/// tasks take 350 dots, and a dot of two by two pixels survives that.
+const DOT: usize = 2;
+/// Up to so many tasks a cell shows two decimals.
+const TWO_DECIMALS: usize = 8;
+/// Up to so many tasks a cell shows one decimal.
+const ONE_DECIMAL: usize = 16;
 /// Up to so many tasks rows and columns are named.
 const NAMES: usize = 64;
 /// Longest name shown, in letters.
 const NAME: usize = 14;
-/// Room around everything, in pixels.
-const MARGIN: usize = 8;
-/// Width of the colour bar, in pixels.
-const BAR: usize = 16;
-/// Pixels from one letter to the next at size 1.
+/// Room around everything.
+const MARGIN: usize = 4;
+/// Width of the colour bar.
+const BAR: usize = 10;
+/// From one letter to the next.
 const STEP: usize = font::WIDTH + 1;
 
 /// Draws cosines `[T * T]`, row-major. `None` if there are fewer than two tasks, if the matrix does not fit the names,
@@ -40,7 +45,7 @@ pub fn picture(tasks: &[String], cosine: &[f64]) -> Option<Image> {
     canvas.encode()
 }
 
-/// Where everything is, in pixels.
+/// Where everything is, in dots.
 struct Plan {
     t: usize,
     cell: usize,
@@ -53,16 +58,18 @@ struct Plan {
 impl Plan {
     fn of(tasks: &[String]) -> Plan {
         let t = tasks.len();
-        // Small enough to be shown unscaled on a card of the dashboard, where scaling would garble the letters.
-        let cell = match t {
-            ..=NUMBERS => (360 / t).clamp(28, 48),
-            ..=NAMES => 24,
-            _ => (24 * NAMES / t).max(3),
+        let cell = if t <= TWO_DECIMALS {
+            (228 / t).clamp(26, 40)
+        } else if t <= ONE_DECIMAL {
+            19
+        } else {
+            // Beyond 64 tasks the picture stays about as large and the cells shrink instead.
+            (12 * NAMES / t).clamp(1, 12)
         };
         let longest = tasks.iter().map(|name| name.chars().count().min(NAME)).max().unwrap_or(0);
-        let label = if t <= NAMES { longest * STEP + MARGIN / 2 } else { 0 };
+        let label = if t <= NAMES { longest * STEP + 2 } else { 0 };
         let (left, top) = (MARGIN + label, MARGIN + label);
-        let width = left + t * cell + 1 + MARGIN + BAR + MARGIN / 2 + 2 * STEP + MARGIN;
+        let width = left + t * cell + 1 + 2 * MARGIN + BAR + 2 + 2 * STEP + MARGIN;
         Plan { t, cell, left, top, width, height: top + t * cell + 1 + MARGIN }
     }
 
@@ -73,8 +80,8 @@ impl Plan {
             if self.cell >= 8 {
                 canvas.fill(x + 1, y + 1, self.cell - 1, self.cell - 1, colour(c));
             }
-            if self.t <= NUMBERS {
-                let text = number(c);
+            if self.t <= ONE_DECIMAL {
+                let text = number(c, if self.t <= TWO_DECIMALS { 2 } else { 1 });
                 let ink = if c.abs() > 0.6 { PAPER } else { INK };
                 let (w, h) = (text.len() * STEP - 1, font::HEIGHT);
                 canvas.text(x + (self.cell + 1 - w) / 2, y + (self.cell + 1 - h) / 2, &text, ink);
@@ -94,32 +101,32 @@ impl Plan {
             let name = shorten(name);
             let length = name.chars().count() * STEP;
             let at = i * self.cell + middle;
-            canvas.text(self.left - MARGIN / 2 - length, self.top + at, &name, INK);
-            canvas.text_up(self.left + at, self.top - MARGIN / 2, &name, INK);
+            canvas.text(self.left - 1 - length, self.top + at, &name, INK);
+            canvas.text_up(self.left + at, self.top - 2, &name, INK);
         }
     }
 
     fn bar(&self, canvas: &mut Canvas) {
-        let (x, side) = (self.left + self.t * self.cell + 1 + MARGIN, self.t * self.cell + 1);
+        let (x, side) = (self.left + self.t * self.cell + 1 + 2 * MARGIN, self.t * self.cell + 1);
         for y in 0..side {
             canvas.fill(x, self.top + y, BAR, 1, colour(1.0 - 2.0 * y as f64 / (side - 1) as f64));
         }
         let letters = font::HEIGHT;
         for (text, y) in [("+1", 0), (" 0", (side - letters) / 2), ("-1", side - letters)] {
-            canvas.text(x + BAR + MARGIN / 2, self.top + y, text, INK);
+            canvas.text(x + BAR + 2, self.top + y, text, INK);
         }
     }
 }
 
-/// Two decimals without the leading zero: `.31`, `-.07`, `1.0`.
-fn number(c: f64) -> String {
+/// A cosine without the leading zero: `.31`, `-.07`, `1`.
+fn number(c: f64, decimals: usize) -> String {
     if !c.is_finite() {
         return "-".into();
     }
-    let text = format!("{c:.2}");
-    match text.as_str() {
-        "1.00" | "-1.00" => text[..text.len() - 1].into(),
-        "0.00" | "-0.00" => "0".into(),
+    let text = format!("{c:.decimals$}");
+    match text.trim_end_matches('0').trim_end_matches('.') {
+        "-0" | "0" => "0".into(),
+        whole @ ("1" | "-1") => whole.into(),
         _ => text.replacen("0.", ".", 1),
     }
 }
@@ -142,23 +149,23 @@ fn colour(c: f64) -> Rgb {
     std::array::from_fn(|i| (SCALE[1][i] as f64 + part * (end[i] as f64 - SCALE[1][i] as f64)).round() as u8)
 }
 
-/// RGB pixels, row-major. Drawing outside is ignored.
+/// RGB dots, row-major. Drawing outside is ignored.
 struct Canvas {
     width: usize,
     height: usize,
-    pixels: Vec<u8>,
+    dots: Vec<u8>,
 }
 
 impl Canvas {
     fn new(width: usize, height: usize) -> Canvas {
-        Canvas { width, height, pixels: PAPER.repeat(width * height) }
+        Canvas { width, height, dots: PAPER.repeat(width * height) }
     }
 
     fn fill(&mut self, x: usize, y: usize, w: usize, h: usize, rgb: Rgb) {
         for y in y..(y + h).min(self.height) {
             for x in x..(x + w).min(self.width) {
                 let at = 3 * (y * self.width + x);
-                self.pixels[at..at + 3].copy_from_slice(&rgb);
+                self.dots[at..at + 3].copy_from_slice(&rgb);
             }
         }
     }
@@ -179,13 +186,16 @@ impl Canvas {
     }
 
     fn encode(&self) -> Option<Image> {
-        let (width, height) = (u32::try_from(self.width).ok()?, u32::try_from(self.height).ok()?);
+        let (width, height) = (u32::try_from(DOT * self.width).ok()?, u32::try_from(DOT * self.height).ok()?);
+        let row = |row: &[u8]| row.chunks(3).flat_map(|dot| dot.repeat(DOT)).collect::<Vec<u8>>().repeat(DOT);
+        let pixels: Vec<u8> = self.dots.chunks(3 * self.width).flat_map(row).collect();
         let mut bytes = Vec::new();
         let mut encoder = png::Encoder::new(&mut bytes, width, height);
         encoder.set_color(png::ColorType::Rgb);
         encoder.set_depth(png::BitDepth::Eight);
-        encoder.write_header().ok()?.write_image_data(&self.pixels).ok()?;
-        Some(Image { height: height as i32, width: width as i32, colorspace: 3, png: bytes })
+        encoder.write_header().ok()?.write_image_data(&pixels).ok()?;
+        let (height, width) = (i32::try_from(height).ok()?, i32::try_from(width).ok()?);
+        Some(Image { height, width, colorspace: 3, png: bytes })
     }
 }
 
@@ -221,7 +231,7 @@ mod tests {
         // The corner of a cell: inside the grid line, outside the number.
         let corner = |row: usize, column: usize| -> Rgb {
             let (x, y) = (plan.left + column * plan.cell + 2, plan.top + row * plan.cell + 2);
-            let at = 3 * (y * plan.width + x);
+            let at = 3 * DOT * (y * DOT * plan.width + x);
             [pixels[at], pixels[at + 1], pixels[at + 2]]
         };
         assert_eq!(corner(0, 0), SCALE[2]);
@@ -247,8 +257,10 @@ mod tests {
 
     #[test]
     fn numbers_and_names_are_short() {
-        let texts: Vec<_> = [0.314, -0.066, 1.0, -1.0, 0.001, -0.004, f64::NAN].into_iter().map(number).collect();
-        assert_eq!(texts, [".31", "-.07", "1.0", "-1.0", "0", "0", "-"]);
+        let texts: Vec<_> =
+            [0.314, -0.066, 1.0, -1.0, 0.001, -0.004, f64::NAN].into_iter().map(|c| number(c, 2)).collect();
+        assert_eq!(texts, [".31", "-.07", "1", "-1", "0", "0", "-"]);
+        assert_eq!([0.96, -0.44, 0.06, 0.5].map(|c| number(c, 1)), ["1", "-.4", ".1", ".5"]);
         assert_eq!(shorten("education_level_of_mother"), "educat..mother");
         assert_eq!(shorten("sr_p53"), "sr_p53");
     }
