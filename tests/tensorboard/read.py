@@ -24,7 +24,8 @@ def main(folder):
     if "_hparams_/session_start_info" in plugin("hparams"):
         content = {t: plugin_data_pb2.HParamsPluginData.FromString(c) for t, c in events.PluginTagToContent("hparams").items()}
         start = content["_hparams_/session_start_info"].session_start_info
-        for name, value in start.hparams.items():
+        for name in sorted(start.hparams):
+            value = start.hparams[name]
             hparams[name] = getattr(value, value.WhichOneof("kind"))
         experiment = content["_hparams_/experiment"].experiment
         hparams = {

@@ -57,7 +57,7 @@ impl Console {
             format!("polytask {}", env!("CARGO_PKG_VERSION")),
             format!("run {}", info.name),
             plural(info.tasks.len(), "task"),
-            format!("{} + {} parameters (shared + of tasks)", count(shared), count(private)),
+            format!("{} shared + {} task parameters", count(shared), count(private)),
             plural(info.world_size, "rank"),
             info.device.clone(),
         ];

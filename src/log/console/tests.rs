@@ -31,7 +31,7 @@ fn the_header_names_the_run_and_where_it_continues() {
     assert_eq!(
         text,
         format!(
-            "polytask {version} · run sample · 2 tasks · 410,001 + 2,344 parameters (shared + of tasks) · 2 ranks · cpu\n\
+            "polytask {version} · run sample · 2 tasks · 410,001 shared + 2,344 task parameters · 2 ranks · cpu\n\
              writing to runs/sample\ncontinuing after step 120 of 400\n"
         )
     );
