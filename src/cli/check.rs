@@ -10,7 +10,6 @@ use crate::step::{forward, probe_scopes};
 use crate::train::persist::Stored;
 use crate::train::setup::{self, choice_name};
 use crate::train::{Learner, StepReport};
-use crate::world::World;
 use crate::{ffi, log};
 use clap::Args;
 
