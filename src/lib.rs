@@ -8,6 +8,7 @@ pub mod config;
 pub mod data;
 pub mod error;
 pub mod eval;
+pub mod ffi;
 pub mod log;
 pub mod rng;
 pub mod world;
