@@ -4,7 +4,7 @@
 //! # Who may use whom
 //!
 //! A module is a stage of the data flow, and uses go one way. `tests/architecture.rs` reads both tables and fails on
-//! anything else outside tests; one `crate::` path per `use` keeps that readable.
+//! anything else outside tests; where not everything may be used, one `crate::` path per `use` keeps that readable.
 //!
 //! | module | may use |
 //! |---|---|

@@ -45,7 +45,7 @@ impl Tables {
         let Some(module) = source.module() else { return Vec::new() };
         let allowed = match self.uses.get(module) {
             None => return vec![format!("{}:1: module `{module}` has no row in the table", source.path)],
-            Some(None) => return grouped(source),
+            Some(None) => return Vec::new(),
             Some(Some(allowed)) => allowed,
         };
         let uses = source.uses().into_iter().filter(|(_, used)| used != module && !allowed.contains(used));
