@@ -83,6 +83,7 @@ impl<'a, F: Stored> Session<'a, F> {
         let dataset = setup::open_data(config, start.as_ref(), comm)?;
         let sampler = dataset.sampler(config)?;
         let mut learner = setup::build_learner::<F>(config, &dataset, comm)?;
+        setup::probe(&learner, &dataset)?;
         let mut progress = Progress::default();
         let mut resumed = vec![u8::from(start.is_some())];
         comm.broadcast(&mut resumed)?;
