@@ -18,6 +18,16 @@ pub enum Error {
     /// A checkpoint that cannot be written, read or used. Exit code 3.
     #[error(transparent)]
     Checkpoint(#[from] crate::checkpoint::CheckpointError),
+    /// Another rank failed, and this one stops with it. The exit code is that rank's.
+    #[error("rank {rank}: {message}")]
+    Elsewhere {
+        /// The rank that failed.
+        rank: usize,
+        /// Its words.
+        message: String,
+        /// Its exit code.
+        code: u8,
+    },
     /// Ranks cannot talk to each other, or disagree. Exit code 70.
     #[error(transparent)]
     Comm(#[from] crate::comm::CommError),
@@ -51,12 +61,22 @@ pub mod exit {
 }
 
 impl Error {
+    /// Whether other ranks may not know of it, so that the job must be aborted rather than left.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Error::Comm(_) | Error::Torch(_) | Error::Io { .. } => true,
+            Error::Data(e) => matches!(e, crate::data::DataError::Loader(_)),
+            _ => false,
+        }
+    }
+
     /// The exit code of this kind of error.
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Usage(_) | Error::Config(_) => exit::USAGE,
             Error::Data(_) | Error::Checkpoint(_) | Error::Io { .. } => exit::DATA,
             Error::Guard(_) => exit::GUARD,
+            Error::Elsewhere { code, .. } => *code,
             Error::Comm(_) | Error::Torch(_) => exit::BUG,
         }
     }

@@ -1,7 +1,40 @@
 //! Checkpoints as folders of safetensors and JSON: atomic to write, verified to read.
+//!
+//! ```text
+//! checkpoints/
+//! ├── step_00001200/
+//! │   ├── model.safetensors   one file per entry of `Snapshot::tensors`
+//! │   ├── optim.safetensors
+//! │   ├── state.json          one file per entry of `Snapshot::json`
+//! │   └── MANIFEST.json       step, and size and SHA-256 of every other file
+//! ├── latest                  name of the folder to resume from
+//! └── best                    name of the folder of the best evaluation
+//! ```
+//!
+//! **A crash at any instant leaves a checkpoint that opens.** A folder is written under a temporary name, synced to
+//! disk file by file, renamed, and only then named by `latest`; what was there before is not touched until then.
+//! [`latest`] trusts no folder whose sizes and hashes do not fit its manifest, and falls back to an older one.
+//! Only rank 0 writes; any number of ranks reads.
+
+mod durable;
+mod folder;
+mod manifest;
+mod prune;
+mod read;
+mod state;
+mod tensors;
+#[cfg(test)]
+mod tests;
+mod write;
+
+pub use folder::{best, mark_best};
+pub use prune::prune;
+pub use read::{Found, latest, read, verify};
+pub use state::{State, float, floats, read_float, read_floats};
+pub use write::{Point, write, write_with};
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A checkpoint that cannot be written, read or used.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +57,19 @@ pub enum CheckpointError {
     },
 }
 
+impl CheckpointError {
+    /// For `map_err`: an I/O error of this file or folder.
+    fn io(path: &Path) -> impl FnOnce(std::io::Error) -> CheckpointError + '_ {
+        move |source| CheckpointError::Io { path: path.to_path_buf(), source }
+    }
+
+    fn bad(path: &Path, message: impl Into<String>) -> CheckpointError {
+        CheckpointError::Bad { path: path.to_path_buf(), message: message.into() }
+    }
+}
+
+type Result<T> = std::result::Result<T, CheckpointError>;
+
 /// Numbers of one tensor.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Floats {
@@ -31,6 +77,21 @@ pub enum Floats {
     F32(Vec<f32>),
     /// 64-bit.
     F64(Vec<f64>),
+}
+
+impl Floats {
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        match self {
+            Floats::F32(values) => values.len(),
+            Floats::F64(values) => values.len(),
+        }
+    }
+
+    /// Whether there is no value.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// A named tensor on the host.

@@ -13,6 +13,15 @@ use crate::error::exit;
 use crate::world::World;
 use std::io::{self, Write};
 
+/// `polytask doctor` as a subcommand: in a world as the launcher tells it.
+///
+/// # Errors
+/// When standard output cannot be written.
+pub fn run() -> crate::Result<u8> {
+    let world = crate::comm::world_by_launcher();
+    doctor(world, &mut io::stdout()).map_err(|source| crate::Error::Io { path: "standard output".into(), source })
+}
+
 /// Looks around and prints what it finds: on rank 0 everything, on other ranks one line about the rank.
 ///
 /// Returns the exit code: 0, or 2 when there is a problem that keeps training from running.

@@ -1,3 +1,121 @@
 //! The subcommands of the program, a file each.
 
+pub mod bench;
+pub mod check;
 pub mod doctor;
+mod eval;
+mod predict;
+mod restored;
+mod text;
+mod train;
+
+use crate::comm::{self, Collective};
+use crate::config::{self, Config};
+use crate::error::{Error, Result};
+use crate::{ffi, log};
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Train one shared-encoder model on many tasks, on one rank or many: balancing methods act on the global per-task
+/// gradients, runs resume exactly.
+#[derive(Debug, Parser)]
+#[command(name = "polytask", version, max_term_width = 110, after_help = EXIT_CODES)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Start it alone for one rank, or under a launcher for several:
+  mpirun -n 4 polytask train CONFIG        srun --mpi=pmix polytask train CONFIG
+
+Exit codes:
+  0   done
+  2   wrong usage or configuration
+  3   data, or files of the run
+  4   training stopped by its own guard (divergence, values that are not finite)
+  70  a bug, or a failure of communication
+  75  stopped early with a checkpoint: run the same command again to continue";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Train, or continue training, into the run directory
+    Train(train::TrainArgs),
+    /// Evaluate a checkpoint of a run
+    Eval(eval::EvalArgs),
+    /// Predict for the rows of a file: CSV, Parquet or JSON lines
+    Predict(predict::PredictArgs),
+    /// Check a configuration: open the data, build the model, run one step on a few rows; changes nothing
+    Check(check::CheckArgs),
+    /// Time training steps and their phases; writes nothing
+    Bench(bench::BenchArgs),
+    /// Look for what is wrong with libtorch, CUDA, NCCL, MPI, cores and disks, and say how to mend it
+    Doctor,
+}
+
+/// The configuration with its overrides.
+#[derive(Debug, Args)]
+pub(crate) struct ConfigArgs {
+    /// The configuration, a YAML file; docs/config.md lists every key
+    pub config: PathBuf,
+    /// Override one value, for example `--set optim.adamw.lr=3e-4`; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+impl ConfigArgs {
+    fn load(&self) -> Result<Config> {
+        Ok(config::load(&self.config, &self.set)?)
+    }
+}
+
+impl Arguments {
+    /// Runs the command; returns the exit code.
+    ///
+    /// # Errors
+    /// What ended it, for [`report`]. Failures that other ranks may not know of never return: they end the job.
+    pub fn run(&self) -> Result<u8> {
+        match &self.command {
+            Command::Train(args) => args.run(),
+            Command::Eval(args) => args.run(),
+            Command::Predict(args) => args.run(),
+            Command::Check(args) => args.run(),
+            Command::Bench(args) => args.run(),
+            Command::Doctor => doctor::run(),
+        }
+    }
+}
+
+/// Prints an error that all ranks share, on rank 0; returns its exit code.
+pub fn report(error: &Error, rank: usize) -> u8 {
+    if rank == 0 {
+        eprintln!("error: {error}");
+    } else if error.is_local() {
+        eprintln!("[rank {rank}] error: {error}");
+    } else {
+        // The launcher kills the job at the first rank that fails: give rank 0 the time to speak.
+        std::thread::sleep(std::time::Duration::from_millis(500));
+    }
+    error.exit_code()
+}
+
+/// Joins the world, runs `body`, and ends the whole job at once if this rank failed alone.
+fn with_world(backend: config::Backend, body: impl FnOnce(&dyn Collective) -> Result<u8>) -> Result<u8> {
+    ffi::keep_freed_memory();
+    let comm = comm::connect(backend)?;
+    let world = comm.world();
+    log::init(world.rank, world.size);
+    match body(comm.as_ref()) {
+        Err(error) if error.is_local() => {
+            let code = report(&error, world.rank);
+            comm.abort(code)
+        }
+        Err(error) if world.is_main() => {
+            // Printed before the ranks part, which they do together.
+            let code = report(&error, 0);
+            Ok(code)
+        }
+        Err(error) => Ok(error.exit_code()),
+        Ok(code) => Ok(code),
+    }
+}

@@ -4,7 +4,20 @@
 //! * [`threads`]: ranks as threads of one process, for tests and for embedding.
 //! * [`mpi`]: processes over MPI (cargo feature `mpi`).
 
+mod launch;
+#[cfg(feature = "mpi")]
+pub mod mpi;
+pub mod reduce;
+pub mod solo;
+pub mod threads;
+
+pub use launch::{connect, launched, rank_by_launcher, world_by_launcher};
+pub use solo::Solo;
+pub use threads::Threads;
+
+use crate::error::Error;
 use crate::world::World;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A collective operation failed; the job cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -30,7 +43,7 @@ type Result<T> = std::result::Result<T, CommError>;
 /// Every method is called by all ranks, in the same order, with the same lengths. Results that are the same on all
 /// ranks by definition have the same bits on all ranks. The order in which ranks are summed is fixed by `W` and the
 /// length, so that a repeated run gives the same bits.
-pub trait Collective: Send {
+pub trait Collective {
     /// This rank's place.
     fn world(&self) -> World;
     /// Waits for all ranks.
@@ -55,4 +68,90 @@ pub trait Collective: Send {
     fn abort(&self, code: u8) -> !;
     /// Bytes this rank has sent so far, by the usual ring formulas (all-reduce `2 (W-1)/W * n`, others `(W-1)/W * n`).
     fn bytes_sent(&self) -> u64;
+}
+
+/// Sums of one kind of float, so that generic code need not say which.
+pub trait Number: crate::kernel::Real {
+    /// See [`Collective::all_reduce_f32`].
+    fn all_reduce(comm: &dyn Collective, data: &mut [Self]) -> Result<()>;
+    /// See [`Collective::reduce_scatter_f32`].
+    fn reduce_scatter(comm: &dyn Collective, send: &[Self], recv: &mut [Self]) -> Result<()>;
+    /// See [`Collective::all_gather_f32`].
+    fn all_gather(comm: &dyn Collective, data: &mut [Self]) -> Result<()>;
+}
+
+macro_rules! number {
+    ($t:ty, $all_reduce:ident, $reduce_scatter:ident, $all_gather:ident) => {
+        impl Number for $t {
+            fn all_reduce(comm: &dyn Collective, data: &mut [Self]) -> Result<()> {
+                comm.$all_reduce(data)
+            }
+            fn reduce_scatter(comm: &dyn Collective, send: &[Self], recv: &mut [Self]) -> Result<()> {
+                comm.$reduce_scatter(send, recv)
+            }
+            fn all_gather(comm: &dyn Collective, data: &mut [Self]) -> Result<()> {
+                comm.$all_gather(data)
+            }
+        }
+    };
+}
+number!(f32, all_reduce_f32, reduce_scatter_f32, all_gather_f32);
+number!(f64, all_reduce_f64, reduce_scatter_f64, all_gather_f64);
+
+/// Sums over ranks, then takes rank 0's bits: for the small numbers that decide what a step does.
+///
+/// # Collective
+/// All ranks, same length.
+///
+/// # Errors
+/// If the collective fails.
+pub fn agree_on_sum(comm: &dyn Collective, data: &mut [f64]) -> Result<()> {
+    comm.all_reduce_f64(data)?;
+    let mut bytes = bytemuck::cast_slice::<f64, u8>(data).to_vec();
+    comm.broadcast(&mut bytes)?;
+    bytemuck::cast_slice_mut::<f64, u8>(data).copy_from_slice(&bytes);
+    Ok(())
+}
+
+/// All ranks succeed, or all fail alike.
+///
+/// # Collective
+/// All ranks.
+///
+/// # Errors
+/// On the lowest rank that failed, its own error; on the others [`Error::Elsewhere`] with that rank's words.
+pub fn agree<T, E: Into<Error>>(comm: &dyn Collective, result: std::result::Result<T, E>) -> crate::Result<T> {
+    let result = result.map_err(Into::into);
+    let mine = match &result {
+        Ok(_) => Vec::new(),
+        Err(e) => [&[e.exit_code()], e.to_string().as_bytes()].concat(),
+    };
+    let all = comm.all_gather_bytes(&mine)?;
+    let Some(rank) = all.iter().position(|m| !m.is_empty()) else { return result };
+    match result {
+        Err(e) if rank == comm.world().rank => Err(e),
+        _ => {
+            let message = String::from_utf8_lossy(&all[rank][1..]).into_owned();
+            Err(Error::Elsewhere { rank, message, code: all[rank][0] })
+        }
+    }
+}
+
+/// Counts the bytes that one rank sends, by the formulas of ring algorithms.
+#[derive(Debug, Default)]
+struct Traffic(AtomicU64);
+
+impl Traffic {
+    fn all_reduce(&self, world: World, bytes: usize) {
+        self.add(2 * bytes * (world.size - 1) / world.size);
+    }
+    fn one_way(&self, world: World, bytes: usize) {
+        self.add(bytes * (world.size - 1) / world.size);
+    }
+    fn add(&self, bytes: usize) {
+        self.0.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+    fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
 }

@@ -67,7 +67,7 @@ pub struct Table {
 }
 
 /// One path or a list of paths.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Paths {
     /// No file.

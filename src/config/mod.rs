@@ -1,24 +1,51 @@
 //! What a YAML file may say: serde types, defaults and checks. No tensors, no MPI, no device.
 //!
 //! The way of a configuration: [`load`] reads the file, applies `--set` overrides, refuses what is unknown with
-//! file, line and column, runs the semantic checks of [`check`], and returns a [`Config`] in which every default
+//! file, line and column, runs the semantic checks of `check/`, and returns a [`Config`] in which every default
 //! is filled in. The rest of the program sees only that.
 
+//!
+//! ```text
+//! parse      YAML text -> tree (every value knows its place)
+//! overrides  --set a.b=c, on the tree
+//! de, choice tree -> types; scalar: what is a number; hints: did you mean
+//! check/     what the types cannot say
+//! fault      a mistake on its way to a message
+//! diff       what a resumed run changes, and the hash of what it may not
+//! write      the resolved configuration as YAML
+//! ```
+
 mod balance;
+mod check;
+mod choice;
 mod data;
+mod de;
+mod diff;
 mod error;
+mod fault;
+mod hints;
+mod load;
 mod model;
+mod one_or_many;
 mod optim;
+mod overrides;
+mod parse;
+#[cfg(test)]
+mod round_trip;
 mod run;
+mod scalar;
 mod task;
+mod tree;
+mod write;
 
 pub use balance::*;
 pub use data::*;
+pub use diff::{Change, MAY_CHANGE};
 pub use error::ConfigError;
+pub use load::{load, load_str};
 pub use model::*;
 pub use optim::*;
 pub use run::*;
-
 pub use task::*;
 
 use serde::{Deserialize, Serialize};

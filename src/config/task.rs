@@ -21,7 +21,7 @@ pub struct Task {
 }
 
 /// One column or several.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Target {
     /// One column.

@@ -1,9 +1,11 @@
 //! Everything that can be wrong with data, naming file, row and column.
 
+use std::path::Path;
+
 /// Data that cannot be read or does not fit the configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
-    /// A cell, row or column is bad. `place` is `file:line` or `file: row N`.
+    /// A cell, row or column is bad. `place` is `file`, `file:line` or `file: row N`.
     #[error("{place}: {}{message}", column.as_ref().map(|c| format!("column `{c}`: ")).unwrap_or_default())]
     Bad {
         /// File and row.
@@ -24,4 +26,32 @@ pub enum DataError {
     /// The data as a whole does not fit the configuration.
     #[error("{0}")]
     Unfit(String),
+    /// The thread that prepares batches has failed: our bug, unless memory is short.
+    #[error("batches can no longer be prepared: {0}")]
+    Loader(String),
+}
+
+impl DataError {
+    /// Something wrong with a file as a whole.
+    pub fn file(path: &Path, message: impl Into<String>) -> DataError {
+        DataError::Bad { place: path.display().to_string(), column: None, message: message.into() }
+    }
+
+    /// Something wrong with one line (from 1) of a text file.
+    pub fn line(path: &Path, line: u32, message: impl Into<String>) -> DataError {
+        DataError::Bad { place: format!("{}:{line}", path.display()), column: None, message: message.into() }
+    }
+
+    /// Something wrong with one row (from 0) of a binary file.
+    pub fn row(path: &Path, row: usize, message: impl Into<String>) -> DataError {
+        DataError::Bad { place: format!("{}: row {row}", path.display()), column: None, message: message.into() }
+    }
+
+    /// The same, with the column to blame.
+    pub fn in_column(self, name: &str) -> DataError {
+        match self {
+            DataError::Bad { place, message, .. } => DataError::Bad { place, column: Some(name.to_owned()), message },
+            other => other,
+        }
+    }
 }

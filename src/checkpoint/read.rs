@@ -1,0 +1,155 @@
+//! Reading a checkpoint: nothing is believed before it fits the manifest.
+
+use super::durable::HashReader;
+use super::folder::{self, Entry, LATEST};
+use super::manifest::{Content, FileEntry, Manifest};
+use super::{CheckpointError, Result, Snapshot, tensors};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::{Path, PathBuf};
+
+/// A checkpoint to continue from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Found {
+    /// Its folder.
+    pub path: PathBuf,
+    /// Its content.
+    pub snapshot: Snapshot,
+    /// Why newer ones were passed over; to be shown to the user.
+    pub warnings: Vec<String>,
+}
+
+/// Reads and verifies one checkpoint folder. Files that the manifest does not list are ignored.
+///
+/// # Errors
+/// The first file that is missing, has another size or hash than the manifest says, or does not parse.
+pub fn read(dir: &Path) -> Result<Snapshot> {
+    let manifest = checked_manifest(dir)?;
+    let mut snapshot = Snapshot { step: manifest.step, tensors: BTreeMap::new(), json: BTreeMap::new() };
+    for file in &manifest.files {
+        match file.content() {
+            Some(Content::Tensors(stem)) => {
+                let list = read_file(dir, file, |input| tensors::read(input, file.bytes))?;
+                snapshot.tensors.insert(stem.to_string(), list);
+            }
+            Some(Content::Json(stem)) => {
+                let value = read_file(dir, file, |input| read_json(input, file.bytes))?;
+                snapshot.json.insert(stem.to_string(), value);
+            }
+            None => {}
+        }
+    }
+    Ok(snapshot)
+}
+
+/// Checks sizes and hashes of a checkpoint folder, without keeping its content.
+///
+/// # Errors
+/// As [`read`].
+pub(super) fn verified(dir: &Path) -> Result<Manifest> {
+    let manifest = checked_manifest(dir)?;
+    for file in &manifest.files {
+        read_file(dir, file, |_| Ok(()))?;
+    }
+    Ok(manifest)
+}
+
+/// Checks sizes and hashes of a checkpoint folder, without keeping its content; returns its step.
+///
+/// # Errors
+/// As [`read`].
+pub fn verify(dir: &Path) -> Result<u64> {
+    verified(dir).map(|manifest| manifest.step)
+}
+
+/// The manifest of a folder, with the sizes of all files compared before anything large is read.
+fn checked_manifest(dir: &Path) -> Result<Manifest> {
+    let manifest = Manifest::read(dir)?;
+    for file in &manifest.files {
+        let path = dir.join(&file.name);
+        let meta = std::fs::metadata(&path).map_err(CheckpointError::io(&path))?;
+        if !meta.is_file() {
+            return Err(CheckpointError::bad(&path, "is no regular file"));
+        }
+        if meta.len() != file.bytes {
+            let message = format!("damaged: {} bytes, expected {}", meta.len(), file.bytes);
+            return Err(CheckpointError::bad(&path, message));
+        }
+    }
+    Ok(manifest)
+}
+
+/// Opens a file and hands it to `parse`; whatever that makes of it counts only if the hash is right.
+fn read_file<T>(
+    dir: &Path,
+    file: &FileEntry,
+    parse: impl FnOnce(&mut dyn Read) -> std::result::Result<T, String>,
+) -> Result<T> {
+    let path = dir.join(&file.name);
+    let input = File::open(&path).map_err(CheckpointError::io(&path))?;
+    let mut input = HashReader::new(BufReader::with_capacity(1 << 20, input));
+    let parsed = parse(&mut input);
+    let sha256 = input.finish().map_err(CheckpointError::io(&path))?;
+    if sha256 != file.sha256 {
+        return Err(CheckpointError::bad(&path, format!("damaged: SHA-256 {sha256}, expected {}", file.sha256)));
+    }
+    parsed.map_err(|message| CheckpointError::bad(&path, message))
+}
+
+fn read_json(input: &mut dyn Read, bytes: u64) -> std::result::Result<serde_json::Value, String> {
+    let mut text = Vec::with_capacity(usize::try_from(bytes).map_err(|e| e.to_string())?);
+    input.take(bytes).read_to_end(&mut text).map_err(|e| e.to_string())?;
+    serde_json::from_slice(&text).map_err(|e| e.to_string())
+}
+
+/// The checkpoint to continue from: the one that `latest` names, else the newest before it that verifies, else the
+/// newest of all. `None` if there is no checkpoint at all (also no root). Foreign files are ignored.
+///
+/// A folder with a higher step than `latest` is not preferred: it belongs to a run that was taken back to an earlier
+/// step, or to a write that had not finished.
+///
+/// # Errors
+/// If there are checkpoints and none of them can be used: to start anew silently would lose the run.
+pub fn latest(root: &Path) -> Result<Option<Found>> {
+    let mut warnings = Vec::new();
+    let named = folder::read_pointer(root, LATEST).unwrap_or_else(|e| {
+        warnings.push(e.to_string());
+        None
+    });
+    let candidates = by_preference(folder::list(root)?, named);
+    if let Some(step) = named
+        && candidates.first().is_none_or(|entry| entry.step != step)
+    {
+        warnings.push(format!("{}: names {}, which is not there", root.join(LATEST).display(), folder::name(step)));
+    }
+    for Entry { step, path, .. } in candidates {
+        match read(&path) {
+            Ok(snapshot) if snapshot.step == step => return Ok(Some(Found { path, snapshot, warnings })),
+            Ok(snapshot) => warnings.push(format!("{}: holds step {}", path.display(), snapshot.step)),
+            Err(e) => warnings.push(e.to_string()),
+        }
+    }
+    if warnings.is_empty() { Ok(None) } else { Err(none_usable(root, &warnings)) }
+}
+
+/// The named step, the steps before it from the newest, the steps after it from the newest; proper folders before
+/// those moved aside.
+fn by_preference(mut entries: Vec<Entry>, named: Option<u64>) -> Vec<Entry> {
+    entries.reverse();
+    let named = named.unwrap_or(u64::MAX);
+    entries.sort_by_key(|entry| match entry.step {
+        step if step == named => 0,
+        step if step < named => 1,
+        _ => 2,
+    });
+    entries
+}
+
+fn none_usable(root: &Path, warnings: &[String]) -> CheckpointError {
+    let message = format!(
+        "no checkpoint here can be used\n  {}\nhint: restore one of them, or move the folder away to start anew",
+        warnings.join("\n  ")
+    );
+    CheckpointError::bad(root, message)
+}

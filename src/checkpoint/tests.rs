@@ -1,0 +1,349 @@
+//! Crash safety, damage, fallback and pruning of whole checkpoint folders.
+
+use super::*;
+use proptest::prelude::*;
+use std::fs;
+use std::io;
+use std::os::unix::fs::FileExt;
+use tempfile::TempDir;
+
+/// A small snapshot that differs by step and by `salt`.
+fn snapshot(step: u64, salt: f64) -> Snapshot {
+    let tensor = |name: &str, shape: &[usize], data| NamedTensor { name: name.into(), shape: shape.to_vec(), data };
+    let model = vec![
+        tensor("encoder.layers.0.weight", &[2, 2], Floats::F32(vec![1.0, -0.0, step as f32, salt as f32])),
+        tensor("encoder.layers.0.bias", &[2], Floats::F64(vec![0.1, 1e-300])),
+    ];
+    let optim = vec![tensor("m", &[1], Floats::F32(vec![0.5]))];
+    let state = serde_json::json!({ "best": 0.1 + 0.2, "nested": { "b": 1, "a": [1, 2.5, null, "x"] } });
+    Snapshot {
+        step,
+        tensors: [("model".to_string(), model), ("optim".to_string(), optim)].into(),
+        json: [("state".to_string(), state), ("config".to_string(), serde_json::json!("run: x"))].into(),
+    }
+}
+
+fn root() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+fn names(root: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(root).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn found(root: &Path) -> Found {
+    latest(root).unwrap().expect("a checkpoint")
+}
+
+fn flip(path: &Path, at: usize) {
+    let mut bytes = fs::read(path).unwrap();
+    bytes[at] ^= 0x10;
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn what_is_written_comes_back() {
+    let root = root();
+    assert_eq!(latest(&root.path().join("none")).unwrap(), None);
+    assert_eq!(latest(root.path()).unwrap(), None);
+    let nested = root.path().join("runs/a/checkpoints");
+    let path = write(&nested, &snapshot(1200, 0.0)).unwrap();
+    assert_eq!(path, nested.join("step_00001200"));
+    assert_eq!(names(&nested), ["latest", "step_00001200"]);
+    let files = ["MANIFEST.json", "config.json", "model.safetensors", "optim.safetensors", "state.json"];
+    assert_eq!(names(&path), files);
+    assert_eq!(fs::read_to_string(nested.join("latest")).unwrap(), "step_00001200\n");
+    assert_eq!(read(&path).unwrap(), snapshot(1200, 0.0));
+    assert_eq!(verify(&path).unwrap(), 1200);
+    assert_eq!(found(&nested), Found { path, snapshot: snapshot(1200, 0.0), warnings: vec![] });
+}
+
+/// Runs a write that crashes at the `k`-th point; tells whether it got that far.
+fn crash_at(root: &Path, snapshot: &Snapshot, k: usize) -> Option<Point> {
+    let (mut count, mut crashed) = (0, None);
+    let result = write_with(root, snapshot, &mut |point| {
+        count += 1;
+        if count <= k {
+            return Ok(());
+        }
+        crashed = Some(point);
+        Err(io::Error::other("crash"))
+    });
+    assert_eq!(result.is_err(), crashed.is_some());
+    crashed
+}
+
+/// Crashes a write of `new` at every point, over the checkpoints that `prepare` makes; at each, what is found must be
+/// one of `valid`, and writing again must heal everything.
+fn crash_everywhere(prepare: impl Fn(&Path), new: &Snapshot, valid: &[Option<&Snapshot>]) -> Vec<Point> {
+    let mut points = Vec::new();
+    for k in 0.. {
+        let root = root();
+        prepare(root.path());
+        let Some(point) = crash_at(root.path(), new, k) else { break };
+        points.push(point);
+        let found_now = latest(root.path()).unwrap().map(|found| found.snapshot);
+        assert!(valid.contains(&found_now.as_ref()), "after a crash at {point:?}: {:?}", names(root.path()));
+        if point >= Point::PointerPlaced {
+            assert_eq!(found_now.as_ref(), Some(new), "after {point:?}");
+        }
+        write(root.path(), new).unwrap();
+        let healed = found(root.path());
+        assert_eq!((&healed.snapshot, healed.warnings), (new, vec![]), "healed after {point:?}");
+        prune(root.path(), 1).unwrap();
+        assert_eq!(names(root.path()), ["latest".to_string(), folder::name(new.step)], "pruned after {point:?}");
+        assert_eq!(found(root.path()).snapshot, *new);
+    }
+    points
+}
+
+#[test]
+fn a_crash_of_the_first_write_leaves_nothing_or_the_new_one() {
+    let new = snapshot(10, 0.0);
+    let points = crash_everywhere(|_| {}, &new, &[None, Some(&new)]);
+    use Point::*;
+    let files = [FileWritten; 4];
+    let expected = [&[TempMade][..], &files, &[ManifestWritten, TempSynced, Renamed, RootSynced]].concat();
+    assert_eq!(points, [&expected[..], &[PointerWritten, PointerPlaced, Done]].concat());
+}
+
+#[test]
+fn a_crash_of_a_later_write_leaves_the_old_one_or_the_new_one() {
+    let (old, new) = (snapshot(10, 0.0), snapshot(20, 0.0));
+    let prepare = |root: &Path| drop(write(root, &old).unwrap());
+    crash_everywhere(prepare, &new, &[Some(&old), Some(&new)]);
+}
+
+#[test]
+fn a_crash_while_the_same_step_is_replaced_leaves_the_old_one_or_the_new_one() {
+    let (old, new) = (snapshot(10, 0.0), snapshot(10, 1.0));
+    let prepare = |root: &Path| drop(write(root, &old).unwrap());
+    let points = crash_everywhere(prepare, &new, &[Some(&old), Some(&new)]);
+    assert!(points.contains(&Point::OldMovedAside));
+}
+
+#[test]
+fn a_crash_while_a_damaged_step_is_replaced_leaves_the_one_before_or_the_new_one() {
+    let (old, new) = (snapshot(5, 0.0), snapshot(10, 0.0));
+    let prepare = |root: &Path| {
+        write(root, &old).unwrap();
+        let path = write(root, &snapshot(10, 1.0)).unwrap();
+        flip(&path.join("model.safetensors"), 200);
+    };
+    let points = crash_everywhere(prepare, &new, &[Some(&old), Some(&new)]);
+    assert!(points.contains(&Point::OldMovedAside));
+}
+
+#[test]
+fn writing_the_same_step_again_does_nothing() {
+    let root = root();
+    let path = write(root.path(), &snapshot(10, 0.0)).unwrap();
+    let before = fs::metadata(path.join("MANIFEST.json")).unwrap().modified().unwrap();
+    assert_eq!(write(root.path(), &snapshot(10, 0.0)).unwrap(), path);
+    assert_eq!(fs::metadata(path.join("MANIFEST.json")).unwrap().modified().unwrap(), before);
+    assert_eq!(names(root.path()), ["latest", "step_00000010"]);
+}
+
+/// The newest of two checkpoints has this file damaged: the reader must name the file and fall back.
+fn must_fall_back(root: &Path, file: &Path) {
+    let error = read(&root.join("step_00000020")).unwrap_err().to_string();
+    assert!(error.starts_with(&file.display().to_string()), "{error}");
+    let found = found(root);
+    assert_eq!(found.snapshot, snapshot(10, 0.0));
+    assert_eq!(found.warnings, [error]);
+}
+
+#[test]
+fn every_flipped_bit_and_every_cut_is_refused_with_the_name_of_the_file() {
+    let root = root();
+    let root = root.path();
+    write(root, &snapshot(10, 0.0)).unwrap();
+    let path = write(root, &snapshot(20, 0.0)).unwrap();
+    for file in names(&path).iter().map(|name| path.join(name)) {
+        let kept = fs::read(&file).unwrap();
+        let open = fs::OpenOptions::new().write(true).open(&file).unwrap();
+        for (at, byte) in kept.iter().enumerate() {
+            open.write_all_at(&[byte ^ (1 << (at % 8))], at as u64).unwrap();
+            must_fall_back(root, &file);
+            open.write_all_at(&[*byte], at as u64).unwrap();
+            open.set_len(at as u64).unwrap();
+            must_fall_back(root, &file);
+            open.write_all_at(&kept[at..], at as u64).unwrap();
+        }
+        open.write_all_at(b" ", kept.len() as u64).unwrap();
+        must_fall_back(root, &file);
+        fs::remove_file(&file).unwrap();
+        must_fall_back(root, &file);
+        fs::write(&file, kept).unwrap();
+    }
+    assert_eq!(found(root).snapshot, snapshot(20, 0.0));
+}
+
+#[test]
+fn messages_say_what_is_wrong() {
+    let root = root();
+    let path = write(root.path(), &snapshot(10, 0.0)).unwrap();
+    let model = path.join("model.safetensors");
+    let bytes = fs::read(&model).unwrap();
+    fs::write(&model, &bytes[..100]).unwrap();
+    let expected = format!("{}: damaged: 100 bytes, expected {}", model.display(), bytes.len());
+    assert_eq!(read(&path).unwrap_err().to_string(), expected);
+
+    let error = latest(root.path()).unwrap_err().to_string();
+    let hint = "hint: restore one of them, or move the folder away to start anew";
+    assert_eq!(error, format!("{}: no checkpoint here can be used\n  {expected}\n{hint}", root.path().display()));
+}
+
+#[test]
+fn latest_is_followed_and_foreign_files_are_ignored() {
+    let root = root();
+    let root = root.path();
+    for step in [10, 20, 30] {
+        write(root, &snapshot(step, 0.0)).unwrap();
+    }
+    for foreign in ["notes.txt", "step_99", "step_00000099", ".tmp-step_00000099-1", "step_000000999x"] {
+        fs::write(root.join(foreign), "foreign").unwrap();
+    }
+    fs::create_dir(root.join(".tmp-step_00000098-1")).unwrap();
+    assert_eq!(found(root).snapshot.step, 30);
+
+    // Taken back to step 10: the next checkpoint is the latest although later steps are still there.
+    write(root, &snapshot(15, 0.0)).unwrap();
+    assert_eq!((found(root).snapshot.step, found(root).warnings.len()), (15, 0));
+    flip(&root.join("step_00000015/state.json"), 3);
+    assert_eq!((found(root).snapshot.step, found(root).warnings.len()), (10, 1));
+
+    fs::write(root.join("latest"), "step_00000077\n").unwrap();
+    let lost = found(root);
+    assert_eq!(lost.snapshot.step, 30);
+    assert_eq!(lost.warnings, [format!("{}: names step_00000077, which is not there", root.join("latest").display())]);
+    for garbage in [&b"../../etc\n"[..], b"", b"\xff\xfe", &[b'x'; 5000]] {
+        fs::write(root.join("latest"), garbage).unwrap();
+        let found = found(root);
+        let warning = "does not name a checkpoint such as step_00001200";
+        assert_eq!(found.snapshot.step, 30);
+        assert_eq!(found.warnings, [format!("{}: {warning}", root.join("latest").display())]);
+    }
+    fs::remove_file(root.join("latest")).unwrap();
+    assert_eq!((found(root).snapshot.step, found(root).warnings.len()), (30, 0));
+}
+
+#[test]
+fn a_folder_under_the_name_of_another_step_is_passed_over() {
+    let root = root();
+    let path = write(root.path(), &snapshot(10, 0.0)).unwrap();
+    fs::rename(&path, root.path().join("step_00000020")).unwrap();
+    let error = latest(root.path()).unwrap_err().to_string();
+    assert!(error.contains("step_00000020: holds step 10"), "{error}");
+    // Under a name of the user's own it may be read.
+    let copy = root.path().join("pretrained");
+    fs::rename(root.path().join("step_00000020"), &copy).unwrap();
+    assert_eq!(read(&copy).unwrap(), snapshot(10, 0.0));
+}
+
+#[test]
+fn prune_keeps_the_last_the_best_and_the_latest() {
+    let root = root();
+    let root = root.path();
+    for step in [10, 20, 30, 40, 50] {
+        write(root, &snapshot(step, 0.0)).unwrap();
+    }
+    assert_eq!(best(root).unwrap(), None);
+    mark_best(root, 20).unwrap();
+    assert_eq!(best(root).unwrap(), Some(root.join("step_00000020")));
+    fs::create_dir(root.join(".tmp-step_00000060-4294967295")).unwrap();
+    fs::create_dir(root.join(".tmp-step_00000060-1")).unwrap();
+    fs::write(root.join(".tmp-latest-4294967295"), "x").unwrap();
+    let removed = prune(root, 2).unwrap();
+    assert_eq!(removed, [root.join("step_00000010"), root.join("step_00000030")]);
+    // Process 1 runs.
+    let left = [".tmp-step_00000060-1", "best", "latest", "step_00000020", "step_00000040", "step_00000050"];
+    assert_eq!(names(root), left);
+    assert_eq!(prune(root, 2).unwrap(), Vec::<PathBuf>::new());
+
+    // Taken back to step 20: what comes after the latest is of the abandoned course.
+    write(root, &snapshot(25, 0.0)).unwrap();
+    prune(root, 3).unwrap();
+    assert_eq!(names(root), [".tmp-step_00000060-1", "best", "latest", "step_00000020", "step_00000025"]);
+    prune(root, 0).unwrap();
+    assert_eq!(found(root).snapshot.step, 25);
+}
+
+#[test]
+fn marks_need_their_checkpoint() {
+    let root = root();
+    let error = mark_best(root.path(), 7).unwrap_err().to_string();
+    let message = "cannot be marked as best: there is no step_00000007; write the checkpoint first";
+    assert_eq!(error, format!("{}: {message}", root.path().display()));
+    fs::write(root.path().join("best"), "step_00000007").unwrap();
+    let error = best(root.path()).unwrap_err().to_string();
+    assert_eq!(error, format!("{}: names step_00000007, which is not there", root.path().join("best").display()));
+}
+
+#[test]
+fn what_cannot_be_represented_is_refused_before_anything_is_written() {
+    let root = root();
+    let target = root.path().join("step_00000001");
+    let mut doubled = snapshot(1, 0.0);
+    doubled.tensors.get_mut("optim").unwrap().push(snapshot(1, 0.0).tensors["optim"][0].clone());
+    let mut deep = snapshot(1, 0.0);
+    let nested = (0..200).fold(serde_json::json!(1), |inner, _| serde_json::json!([inner]));
+    deep.json.insert("state".into(), nested);
+    let mut escape = snapshot(1, 0.0);
+    escape.json.insert("../x".into(), serde_json::json!(1));
+    for (snapshot, message) in [
+        (doubled, "optim.safetensors: tensor name `m` is reserved or stands twice"),
+        (deep, "state.json: nests too deeply to be read back"),
+        (escape, "../x: a file stem may have letters, digits, `_` and `-` alone"),
+    ] {
+        let error = write(root.path(), &snapshot).unwrap_err().to_string();
+        assert_eq!(error, format!("{}/{message}", target.display()));
+    }
+    assert_eq!(names(root.path()), Vec::<String>::new());
+}
+
+#[test]
+fn a_root_that_is_a_file_is_named() {
+    let root = root();
+    let file = root.path().join("checkpoints");
+    fs::write(&file, "x").unwrap();
+    let error = write(&file, &snapshot(1, 0.0)).unwrap_err().to_string();
+    assert!(error.starts_with(&format!("{}: ", file.display())), "{error}");
+}
+
+#[test]
+fn a_failed_write_leaves_no_temporary_files() {
+    let root = root();
+    write(root.path(), &snapshot(1, 0.0)).unwrap();
+    // A file of the user stands where the folder must go.
+    fs::write(root.path().join("step_00000002"), "x").unwrap();
+    assert!(write(root.path(), &snapshot(2, 0.0)).is_err());
+    assert_eq!(names(root.path()), ["latest", "step_00000001", "step_00000002"]);
+    assert_eq!(found(root.path()).snapshot.step, 1);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+    #[test]
+    fn any_numbers_come_back_bit_for_bit(bits in proptest::collection::vec(any::<u64>(), 0..40), step in any::<u64>()) {
+        let values: Vec<f64> = bits.iter().map(|&b| f64::from_bits(b)).collect();
+        let tensor = NamedTensor { name: "x".into(), shape: vec![values.len()], data: Floats::F64(values.clone()) };
+        let state = serde_json::json!({ "x": floats(&values) });
+        let snapshot = Snapshot {
+            step,
+            tensors: [("model".to_string(), vec![tensor])].into(),
+            json: [("state".to_string(), state)].into(),
+        };
+        let root = root();
+        write(root.path(), &snapshot).unwrap();
+        let back = found(root.path()).snapshot;
+        prop_assert_eq!(back.step, step);
+        let Floats::F64(read) = &back.tensors["model"][0].data else { panic!("kind changed") };
+        prop_assert_eq!(read.iter().map(|x| x.to_bits()).collect::<Vec<_>>(), bits);
+        let json = read_floats(&back.json["state"], "x", values.len()).unwrap();
+        prop_assert!(json.iter().zip(&values).all(|(a, b)| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan())));
+    }
+}

@@ -1,0 +1,43 @@
+//! Plain tables for the terminal.
+
+/// A table with aligned columns: the first `left` columns to the left, numbers to the right.
+pub fn table(header: &[&str], rows: &[Vec<String>], left: usize) -> String {
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+        cells.chain([header[column].chars().count()]).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..header.len()).map(width).collect();
+    let line = |cells: Vec<&str>| {
+        let padded = cells.iter().enumerate().map(|(c, cell)| {
+            let pad = " ".repeat(widths[c].saturating_sub(cell.chars().count()));
+            if c < left { format!("{cell}{pad}") } else { format!("{pad}{cell}") }
+        });
+        padded.collect::<Vec<_>>().join("  ").trim_end().to_string() + "\n"
+    };
+    let body = rows.iter().map(|row| line(row.iter().map(String::as_str).collect()));
+    line(header.to_vec()) + &body.collect::<String>()
+}
+
+/// `1234567` as `1,234,567`.
+pub fn count(n: usize) -> String {
+    let digits = n.to_string();
+    let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().filter_map(|g| std::str::from_utf8(g).ok()).collect();
+    groups.join(",")
+}
+
+/// A number with four decimals; `-` for none.
+pub fn number(x: Option<f64>) -> String {
+    x.map_or("-".into(), |x| format!("{x:.4}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_aligned() {
+        let rows = vec![vec!["a".into(), "1".into()], vec!["long".into(), "23".into()]];
+        assert_eq!(table(&["name", "n"], &rows, 1), "name   n\na      1\nlong  23\n");
+        assert_eq!([count(7), count(1234), count(1_234_567)], ["7", "1,234", "1,234,567"]);
+    }
+}

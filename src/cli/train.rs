@@ -1,0 +1,40 @@
+//! `polytask train`.
+
+use super::{ConfigArgs, with_world};
+use crate::error::{Error, Result, exit};
+use crate::train::{Outcome, Resume, StopFlag, train};
+use clap::Args;
+
+/// Reads `CONFIG`, trains into its run directory (`run.dir`, default `runs/<run.name>`), and ends with a table of
+/// results. The same command continues a run that was stopped or killed, from its latest checkpoint, to the same
+/// result as if it had never stopped.
+///
+/// USR1, USR2, INT, TERM or HUP stop it after the current step with a checkpoint and exit code 75; under mpirun use
+/// USR1 (`kill -USR1 <pid of mpirun>`), which arrives at once.
+#[derive(Debug, Args)]
+pub struct TrainArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// `auto`: continue from the latest checkpoint of the run directory if there is one. `never`: start anew, and refuse
+    /// a run directory that holds a checkpoint. DIR: start from this checkpoint, or from the latest of this run
+    #[arg(long, value_name = "auto|never|DIR", default_value = "auto")]
+    resume: String,
+}
+
+impl TrainArgs {
+    pub(super) fn run(&self) -> Result<u8> {
+        let config = self.config.load()?;
+        let resume = match self.resume.as_str() {
+            "auto" => Resume::Auto,
+            "never" => Resume::Never,
+            dir => Resume::From(dir.into()),
+        };
+        let stop = StopFlag::install().map_err(|source| Error::Io { path: "signal handlers".into(), source })?;
+        with_world(config.comm.backend, |comm| {
+            Ok(match train(&config, &resume, &stop, comm)? {
+                Outcome::Done => exit::DONE,
+                Outcome::Stopped => exit::AGAIN,
+            })
+        })
+    }
+}

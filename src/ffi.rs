@@ -1,0 +1,108 @@
+//! The few things we need from libtorch and libc that no safe wrapper offers.
+
+use crate::kernel::Real;
+use std::path::PathBuf;
+use tch::{Device, Kind, Tensor};
+
+/// libtorch's name of a float kind.
+pub trait TorchReal: Real + tch::kind::Element {}
+impl TorchReal for f32 {}
+impl TorchReal for f64 {}
+
+fn check<F: TorchReal>(t: &Tensor) {
+    assert!(
+        t.kind() == F::KIND && t.device() == Device::Cpu && t.is_contiguous(),
+        "expected a contiguous {:?} tensor on the host, found {t:?}",
+        F::KIND
+    );
+}
+
+/// The numbers of a contiguous host tensor, in place.
+///
+/// # Panics
+/// If the kind is another one, or the tensor is not contiguous on the host.
+pub fn numbers<F: TorchReal>(t: &Tensor) -> &[F] {
+    check::<F>(t);
+    if t.numel() == 0 {
+        return &[];
+    }
+    // SAFETY: `check` proved kind, place and contiguity; `data_ptr` then points to `numel` initialised values that
+    // live as long as the tensor. Nobody writes while the borrow lives: writers go through `numbers_mut` on the
+    // same owner, or are libtorch operations, which this crate never runs while it holds such a slice.
+    unsafe { std::slice::from_raw_parts(t.data_ptr().cast::<F>(), t.numel()) }
+}
+
+/// As [`numbers`], to write. The caller must own the only use of this memory for as long as the slice lives: tensors
+/// that are views of `t` must not be read by libtorch meanwhile.
+///
+/// # Panics
+/// As [`numbers`].
+pub fn numbers_mut<F: TorchReal>(t: &mut Tensor) -> &mut [F] {
+    check::<F>(t);
+    if t.numel() == 0 {
+        return &mut [];
+    }
+    // SAFETY: as in `numbers`; `&mut` on the owner keeps other slices of it away, and views (parameters of the
+    // model) are read by libtorch in forward and backward passes only, which do not overlap with updates.
+    unsafe { std::slice::from_raw_parts_mut(t.data_ptr().cast::<F>(), t.numel()) }
+}
+
+/// Sets the seed of libtorch's generators on all devices.
+#[allow(clippy::disallowed_methods)] // the one place
+pub fn seed_torch(seed: i64) {
+    tch::manual_seed(seed);
+}
+
+/// Tells the allocator of libc to keep freed memory instead of handing it back to the system.
+///
+/// A training step frees and allocates the same large gradients over and over. By default glibc maps and unmaps
+/// blocks above its threshold each time, and every page of them faults again.
+pub fn keep_freed_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: `mallopt` only sets two numbers of the allocator; called before threads are started.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 30);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
+    }
+}
+
+/// Loads libtorch's CUDA part into the process when it lies beside the CPU part, so that one binary serves machines
+/// with and without GPUs. The linker drops it, since no symbol of it is named.
+///
+/// Returns where it was found, or why not.
+///
+/// # Errors
+/// The loader's words when the library is there but cannot be loaded (missing CUDA libraries).
+pub fn load_cuda() -> Result<Option<PathBuf>, String> {
+    let Some(path) = libtorch_dir().map(|dir| dir.join("libtorch_cuda.so")).filter(|p| p.exists()) else {
+        return Ok(None);
+    };
+    // SAFETY: loading runs the library's initialisers, as it would have been at start-up had it been linked.
+    let library = unsafe { libloading::os::unix::Library::open(Some(&path), libc::RTLD_GLOBAL | libc::RTLD_LAZY) };
+    match library {
+        Ok(library) => {
+            std::mem::forget(library); // stays for the life of the process
+            Ok(Some(path))
+        }
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+/// The folder from which the running libtorch was loaded.
+pub fn libtorch_dir() -> Option<PathBuf> {
+    let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
+    let line = maps.lines().find(|line| line.ends_with("/libtorch_cpu.so"))?;
+    PathBuf::from(line.split_whitespace().last()?).parent().map(PathBuf::from)
+}
+
+/// Peak resident memory of this process in MiB.
+pub fn peak_rss_mib() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
+}
+
+/// libtorch's kind for `F`.
+pub fn kind_of<F: TorchReal>() -> Kind {
+    F::KIND
+}

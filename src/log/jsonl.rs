@@ -1,0 +1,272 @@
+//! `metrics.jsonl`: one JSON object a line, for plots and scripts. The format is in `docs/run_directory.md`.
+
+use super::{EvalRecord, TrainRecord};
+use serde_json::{Map, Value, json};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+/// Appends records to a file, each flushed at once.
+pub struct JsonLines {
+    out: Box<dyn Write + Send>,
+    /// The file, to notice that somebody removed it under us, which no write reports.
+    path: Option<PathBuf>,
+}
+
+impl JsonLines {
+    /// Starts a new file. One that is there already stays as `<name>.old`.
+    ///
+    /// # Errors
+    /// The file cannot be created.
+    pub fn create(path: &Path) -> io::Result<JsonLines> {
+        if path.exists() {
+            fs::rename(path, beside(path, ".old"))?;
+        }
+        Ok(JsonLines { out: Box::new(File::create(path)?), path: Some(path.into()) })
+    }
+
+    /// Continues a file after step `resume_step`: lines of later steps and what is no whole line are cut, in one move,
+    /// so that a crash here leaves the old file or the new one. Also returns the best score among the lines kept.
+    ///
+    /// # Errors
+    /// The file cannot be read or rewritten.
+    pub fn resume(path: &Path, resume_step: u64) -> io::Result<(JsonLines, Option<f64>)> {
+        let best = if path.exists() { cut(path, resume_step)? } else { None };
+        let file = OpenOptions::new().create(true).append(true).open(path)?;
+        Ok((JsonLines { out: Box::new(file), path: Some(path.into()) }, best))
+    }
+
+    /// Writes to anything.
+    pub fn over(out: Box<dyn Write + Send>) -> JsonLines {
+        JsonLines { out, path: None }
+    }
+
+    /// Appends a training record.
+    ///
+    /// # Errors
+    /// The line cannot be written.
+    pub fn train(&mut self, record: &TrainRecord) -> io::Result<()> {
+        self.line(&train(record))
+    }
+
+    /// Appends an evaluation.
+    ///
+    /// # Errors
+    /// The line cannot be written.
+    pub fn eval(&mut self, record: &EvalRecord) -> io::Result<()> {
+        self.line(&eval(record))
+    }
+
+    fn line(&mut self, value: &Value) -> io::Result<()> {
+        self.out.write_all(format!("{value}\n").as_bytes())?;
+        self.out.flush()?;
+        match &self.path {
+            Some(path) if !path.exists() => Err(io::Error::new(io::ErrorKind::NotFound, "the file has been removed")),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A training record as the object of its line. Numbers that are not finite are null, as JSON has none.
+pub fn train(record: &TrainRecord) -> Value {
+    let some = |values: &[f64]| values.iter().map(|v| Some(*v)).collect::<Vec<_>>();
+    let grad_norm = record.grad_norm.as_ref().map(|norms| by_task(&record.tasks, &some(norms)));
+    let time_ms: Map<String, Value> = record.time_ms.iter().map(|(phase, ms)| (phase.to_string(), json!(ms))).collect();
+    json!({
+        "kind": "train",
+        "step": record.step,
+        "epoch": record.epoch,
+        "loss": by_task(&record.tasks, &record.loss),
+        "weight": by_task(&record.tasks, &some(&record.weight)),
+        "coef": by_task(&record.tasks, &some(&record.coef)),
+        "grad_norm": grad_norm,
+        "conflict_rate": record.conflict_rate,
+        "update_norm": record.update_norm,
+        "lr": record.lr,
+        "time_ms": time_ms,
+        "samples_per_s": record.samples_per_s,
+        "bytes_per_step": record.bytes_per_step,
+        "skipped": record.skipped,
+    })
+}
+
+/// An evaluation as the object of its line.
+pub fn eval(record: &EvalRecord) -> Value {
+    json!({
+        "kind": "eval",
+        "step": record.step,
+        "epoch": record.epoch,
+        "split": record.split,
+        "metrics": metrics(record),
+        "score": record.score,
+        "best": record.best,
+        "seconds": record.seconds,
+    })
+}
+
+/// The metrics of an evaluation: task, then name, then value, in config order.
+pub fn metrics(record: &EvalRecord) -> Value {
+    let task = |metrics: &[(String, Option<f64>)]| {
+        Value::Object(metrics.iter().map(|(name, value)| (name.clone(), json!(value))).collect())
+    };
+    Value::Object(record.metrics.iter().map(|(name, metrics)| (name.clone(), task(metrics))).collect())
+}
+
+fn by_task(tasks: &[String], values: &[Option<f64>]) -> Value {
+    Value::Object(tasks.iter().zip(values).map(|(task, value)| (task.clone(), json!(value))).collect())
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// Rewrites the file with the lines up to `resume_step`; returns the best score among them.
+fn cut(path: &Path, resume_step: u64) -> io::Result<Option<f64>> {
+    let (kept, best) = keep(BufReader::new(File::open(path)?), resume_step)?;
+    if kept.len() as u64 != fs::metadata(path)?.len() {
+        write_atomically(path, &kept)?;
+    }
+    Ok(best)
+}
+
+/// The whole lines up to `resume_step`, and the best score among them.
+fn keep(mut lines: impl BufRead, resume_step: u64) -> io::Result<(Vec<u8>, Option<f64>)> {
+    let (mut kept, mut best, mut line) = (Vec::new(), None, Vec::new());
+    while lines.read_until(b'\n', &mut line)? > 0 {
+        if line.ends_with(b"\n")
+            && let Ok(record) = serde_json::from_slice::<Value>(&line)
+            && record["step"].as_u64().is_some_and(|step| step <= resume_step)
+        {
+            if record["best"] == Value::Bool(true) {
+                best = record["score"].as_f64().or(best);
+            }
+            kept.extend_from_slice(&line);
+        }
+        line.clear();
+    }
+    Ok((kept, best))
+}
+
+/// Replaces a file in one move: whoever looks sees the old content or the new one, also after a power cut.
+///
+/// # Errors
+/// The content cannot be written beside the file, or the move fails.
+pub fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
+    let temporary = beside(path, &format!(".tmp-{}", std::process::id()));
+    let write = || {
+        let mut out = BufWriter::new(File::create(&temporary)?);
+        out.write_all(content)?;
+        out.into_inner()?.sync_all()?;
+        fs::rename(&temporary, path)
+    };
+    let result = write();
+    if result.is_err() {
+        // Best effort: the error that is reported is the first one.
+        let _ = fs::remove_file(&temporary);
+    }
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples::{eval_record, train_record};
+    use super::*;
+    use std::sync::{Arc, Mutex};
+
+    #[test]
+    fn lines_have_the_documented_form() {
+        let mut record = train_record(20, &["a", "b"]);
+        record.coef[1] = f64::NAN;
+        assert_eq!(
+            train(&record).to_string(),
+            r#"{"kind":"train","step":20,"epoch":0.5,"loss":{"a":0.5,"b":null},"weight":{"a":1.0,"b":2.0},"#.to_owned()
+                + r#""coef":{"a":0.5,"b":null},"grad_norm":{"a":1.5,"b":2.5},"conflict_rate":0.25,"update_norm":0.75,"#
+                + r#""lr":0.001,"time_ms":{"forward":4.0,"backward":8.0},"samples_per_s":5120.0,"#
+                + r#""bytes_per_step":4096,"skipped":0}"#
+        );
+        record.grad_norm = None;
+        assert_eq!(train(&record)["grad_norm"], Value::Null);
+        assert_eq!(
+            eval(&eval_record(40, "val", &[("a", Some(0.5)), ("b", None)])).to_string(),
+            r#"{"kind":"eval","step":40,"epoch":1.0,"split":"val","metrics":{"a":{"auc":0.5},"b":{"auc":null}},"#
+                .to_owned()
+                + r#""score":0.5,"best":true,"seconds":0.25}"#
+        );
+    }
+
+    #[test]
+    fn tasks_keep_the_order_of_the_config() {
+        let line = train(&train_record(1, &["z", "a", "m"])).to_string();
+        assert!(line.contains(r#""weight":{"z":1.0,"a":2.0,"m":3.0}"#), "{line}");
+    }
+
+    #[test]
+    fn resuming_gives_the_lines_of_a_run_that_never_stopped() {
+        let dir = tempfile::tempdir().unwrap();
+        let (whole, stopped) = (dir.path().join("whole"), dir.path().join("stopped"));
+        let run = |out: &mut JsonLines, steps: std::ops::RangeInclusive<u64>| {
+            for step in steps {
+                out.train(&train_record(step, &["a", "b"])).unwrap();
+                if step % 2 == 0 {
+                    out.eval(&eval_record(step, "val", &[("a", Some(step as f64))])).unwrap();
+                }
+            }
+        };
+        run(&mut JsonLines::create(&whole).unwrap(), 1..=8);
+        run(&mut JsonLines::create(&stopped).unwrap(), 1..=7);
+        OpenOptions::new().append(true).open(&stopped).unwrap().write_all(br#"{"kind":"train","step":3,"#).unwrap();
+        let (mut out, best) = JsonLines::resume(&stopped, 4).unwrap();
+        assert_eq!(best, Some(4.0));
+        run(&mut out, 5..=8);
+        assert_eq!(fs::read_to_string(&stopped).unwrap(), fs::read_to_string(&whole).unwrap());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "no temporary file stays");
+    }
+
+    #[test]
+    fn a_torn_last_line_goes_even_if_it_would_parse() {
+        let text = "{\"step\":1}\n{\"step\":9}\nrubbish\n{\"step\":2}\n{\"step\":3}";
+        let (kept, best) = keep(text.as_bytes(), 5).unwrap();
+        assert_eq!((kept.as_slice(), best), (&b"{\"step\":1}\n{\"step\":2}\n"[..], None));
+    }
+
+    #[test]
+    fn resuming_without_a_file_starts_one_and_a_fresh_start_keeps_the_old_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.jsonl");
+        let (mut out, best) = JsonLines::resume(&path, 5).unwrap();
+        out.train(&train_record(6, &["a"])).unwrap();
+        assert_eq!(best, None);
+        JsonLines::create(&path).unwrap().train(&train_record(1, &["a"])).unwrap();
+        let steps = |path: PathBuf| {
+            let lines = fs::read_to_string(path).unwrap();
+            lines.lines().map(|l| serde_json::from_str::<Value>(l).unwrap()["step"].clone()).collect::<Vec<_>>()
+        };
+        assert_eq!((steps(path.clone()), steps(beside(&path, ".old"))), (vec![json!(1)], vec![json!(6)]));
+    }
+
+    #[test]
+    fn a_full_disk_and_a_removed_file_are_errors() {
+        struct Full(Arc<Mutex<usize>>);
+        impl Write for Full {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                *self.0.lock().unwrap() += bytes.len();
+                Err(io::Error::from(io::ErrorKind::StorageFull))
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let tried = Arc::new(Mutex::new(0));
+        let error = JsonLines::over(Box::new(Full(tried.clone()))).train(&train_record(1, &["a"])).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        assert!(*tried.lock().unwrap() > 0);
+
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.jsonl");
+        let mut out = JsonLines::create(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        assert_eq!(out.train(&train_record(1, &["a"])).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+}

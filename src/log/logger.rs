@@ -1,0 +1,270 @@
+//! The one thing the training loop talks to.
+
+use super::console::Console;
+use super::jsonl::{JsonLines, write_atomically};
+use super::tensorboard::{Start, TensorBoard};
+use super::{EvalRecord, RunInfo, Summary, TrainRecord, summary};
+use crate::config;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Hands records to every output. Rank 0 owns a live one, the other ranks [`Logger::null`].
+pub struct Logger {
+    live: Option<Box<Live>>,
+}
+
+/// Outputs of rank 0; one that failed is gone.
+struct Live {
+    run_dir: PathBuf,
+    info: RunInfo,
+    resumed_from: Option<u64>,
+    console: Console,
+    jsonl: Option<JsonLines>,
+    tensorboard: Option<TensorBoard>,
+    lost: Vec<String>,
+}
+
+impl Logger {
+    /// A logger that says nothing: for every rank but 0.
+    pub fn null() -> Logger {
+        Logger { live: None }
+    }
+
+    /// Opens all outputs in the run directory and prints the header. With `resume_step` (steps done by the checkpoint),
+    /// records of later steps, left by the session that was cut off, are removed or declared void.
+    pub fn open(run_dir: &Path, info: RunInfo, resume_step: Option<u64>, log: &config::Log) -> Logger {
+        let console = Console::terminal(&info, resume_step);
+        Logger::with_console(console, run_dir, info, resume_step, log)
+    }
+
+    /// [`Logger::open`] with a console of the caller's.
+    pub fn with_console(
+        console: Console,
+        run_dir: &Path,
+        info: RunInfo,
+        resume_step: Option<u64>,
+        log: &config::Log,
+    ) -> Logger {
+        let (run_dir, resumed_from) = (run_dir.to_path_buf(), resume_step);
+        let mut live = Live { run_dir, info, resumed_from, console, jsonl: None, tensorboard: None, lost: Vec::new() };
+        live.console.header(&live.info, &live.run_dir);
+        live.open(log);
+        Logger { live: Some(Box::new(live)) }
+    }
+
+    /// Reports a step.
+    pub fn train(&mut self, record: &TrainRecord) {
+        let Some(live) = &mut self.live else { return };
+        live.console.train(record);
+        live.each(|jsonl| jsonl.train(record), |board| board.train(record));
+    }
+
+    /// Reports an evaluation.
+    pub fn eval(&mut self, record: &EvalRecord) {
+        let Some(live) = &mut self.live else { return };
+        live.console.eval(record);
+        live.each(|jsonl| jsonl.eval(record), |board| board.eval(record));
+    }
+
+    /// Prints a line on the console.
+    pub fn message(&mut self, text: &str) {
+        if let Some(live) = &mut self.live {
+            live.console.say(text);
+        }
+    }
+
+    /// Ends the run: closes TensorBoard, writes `summary.json`, prints the table of results.
+    pub fn finish(&mut self, summary: &Summary) {
+        if let Some(live) = &mut self.live {
+            live.finish(summary);
+        }
+    }
+
+    /// What could not be written, one sentence per output; empty if everything is there.
+    pub fn lost(&self) -> &[String] {
+        self.live.as_ref().map_or(&[], |live| &live.lost)
+    }
+}
+
+impl Live {
+    fn open(&mut self, log: &config::Log) {
+        let path = self.run_dir.join("metrics.jsonl");
+        let opened = std::fs::create_dir_all(&self.run_dir).and_then(|()| match self.resumed_from {
+            Some(step) => JsonLines::resume(&path, step),
+            None => JsonLines::create(&path).map(|out| (out, None)),
+        });
+        let (jsonl, best_score) = self.keep("metrics.jsonl", opened).unzip();
+        self.jsonl = jsonl;
+        if log.tensorboard {
+            let best_score = best_score.flatten();
+            let start =
+                Start { resume_step: self.resumed_from, best_score, every: log.every, image_every: log.image_every };
+            let board = TensorBoard::open(&self.board_dir(), &self.info, start);
+            self.tensorboard = self.keep("tensorboard/", board);
+        }
+    }
+
+    fn each(
+        &mut self,
+        jsonl: impl FnOnce(&mut JsonLines) -> io::Result<()>,
+        board: impl FnOnce(&mut TensorBoard) -> io::Result<()>,
+    ) {
+        if let Some(Err(error)) = self.jsonl.as_mut().map(jsonl) {
+            self.jsonl = None;
+            self.lose("metrics.jsonl", &error);
+        }
+        if let Some(Err(error)) = self.tensorboard.as_mut().map(board) {
+            self.tensorboard = None;
+            self.lose("tensorboard/", &error);
+        }
+    }
+
+    fn finish(&mut self, summary: &Summary) {
+        if let Some(Err(error)) = self.tensorboard.take().map(|mut board| board.finish(summary.steps, summary.status)) {
+            self.lose("tensorboard/", &error);
+        }
+        let value = summary::summary(&self.info, summary, self.resumed_from, &self.lost);
+        let written = write_atomically(&self.run_dir.join("summary.json"), format!("{value:#}\n").as_bytes());
+        self.keep("summary.json", written);
+        self.console.finish(summary);
+        let board = self.board_dir();
+        if board.is_dir() {
+            self.console.say(&format!("look at it: tensorboard --logdir {}", board.display()));
+        }
+        for lost in &self.lost {
+            self.console.say(&format!("incomplete: {lost}"));
+        }
+    }
+
+    fn keep<T>(&mut self, what: &str, result: io::Result<T>) -> Option<T> {
+        result.map_err(|error| self.lose(what, &error)).ok()
+    }
+
+    /// Warns once per output, since an output is dropped when it fails.
+    fn lose(&mut self, what: &str, error: &io::Error) {
+        let path = self.run_dir.join(what);
+        let text = format!("{}: {error}; training goes on without this output", path.display());
+        tracing::warn!("{text}");
+        self.lost.push(text);
+    }
+
+    fn board_dir(&self) -> PathBuf {
+        self.run_dir.join("tensorboard")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Status;
+    use super::super::samples::{eval_record, run_info, train_record};
+    use super::super::tensorboard::frame::events;
+    use super::super::tensorboard::writer::events_files;
+    use super::*;
+    use serde_json::Value;
+    use std::fs;
+
+    const TASKS: [&str; 2] = ["a", "b"];
+
+    fn logger(dir: &Path, resume_step: Option<u64>) -> Logger {
+        let info = run_info(&TASKS);
+        let console = Console::plain(Box::new(io::sink()), 100, &info, resume_step);
+        Logger::with_console(console, dir, info, resume_step, &config::Log { every: 1, ..Default::default() })
+    }
+
+    fn steps(logger: &mut Logger, steps: std::ops::RangeInclusive<u64>) {
+        for step in steps {
+            logger.train(&train_record(step, &TASKS));
+            logger.eval(&eval_record(step, "val", &[("a", Some(0.5)), ("b", Some(0.25))]));
+        }
+    }
+
+    fn summary() -> Summary {
+        let best = vec![eval_record(8, "val", &[("a", Some(0.5))]), eval_record(8, "test", &[("a", Some(0.25))])];
+        Summary {
+            status: Status::Done,
+            steps: 8,
+            epochs: 0.2,
+            samples: 1024,
+            seconds: 2.5,
+            skipped: 0,
+            last: best.clone(),
+            best,
+        }
+    }
+
+    #[test]
+    fn a_whole_run_leaves_every_file_of_the_run_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = dir.path().join("runs/sample");
+        let mut logger = logger(&run, None);
+        steps(&mut logger, 1..=8);
+        logger.finish(&summary());
+        assert!(logger.lost().is_empty());
+        let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+        assert_eq!(text.lines().count(), 16);
+        let written: Value = serde_json::from_slice(&fs::read(run.join("summary.json")).unwrap()).unwrap();
+        assert_eq!(written["best"]["metrics"]["test"]["a"]["auc"], 0.25);
+        assert_eq!((&written["status"], &written["resumed_from"]), (&"done".into(), &Value::Null));
+        assert_eq!(written["config_sha256"], super::super::config_hash("run:\n  name: sample\n"));
+        let files = events_files(&run.join("tensorboard")).unwrap();
+        let bytes = fs::read(&files[0]).unwrap();
+        // Version, head, 8 steps, 8 evaluations, end of the session.
+        assert_eq!((files.len(), events(&bytes).filter(|e| e.is_ok()).count()), (1, 19));
+    }
+
+    #[test]
+    fn a_resumed_run_continues_the_files() {
+        let dir = tempfile::tempdir().unwrap();
+        steps(&mut logger(dir.path(), None), 1..=6);
+        let mut resumed = logger(dir.path(), Some(4));
+        steps(&mut resumed, 5..=8);
+        resumed.finish(&summary());
+        let text = fs::read_to_string(dir.path().join("metrics.jsonl")).unwrap();
+        let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let found: Vec<u64> = lines.iter().filter_map(|line| line["step"].as_u64()).collect();
+        assert_eq!(found, (1..=8).flat_map(|step| [step, step]).collect::<Vec<_>>());
+        let files = events_files(&dir.path().join("tensorboard")).unwrap();
+        let bytes = fs::read(&files[1]).unwrap();
+        let second = events(&bytes).nth(1).unwrap().unwrap();
+        assert_eq!((files.len(), second.step), (2, 5), "the mark voids steps from 5 on");
+        let written: Value = serde_json::from_slice(&fs::read(dir.path().join("summary.json")).unwrap()).unwrap();
+        assert_eq!(written["resumed_from"], 4);
+    }
+
+    #[test]
+    fn a_run_directory_that_cannot_be_written_loses_the_files_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, "not a folder").unwrap();
+        let mut logger = logger(&file, None);
+        steps(&mut logger, 1..=3);
+        logger.finish(&summary());
+        let lost = logger.lost();
+        assert_eq!(lost.len(), 3, "{lost:?}");
+        assert!(lost[0].contains("metrics.jsonl: ") && lost[0].ends_with("training goes on without this output"));
+        assert_eq!(fs::read_to_string(&file).unwrap(), "not a folder");
+    }
+
+    #[test]
+    fn files_removed_in_the_middle_are_reported_once_each() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = dir.path().join("run");
+        let mut logger = logger(&run, None);
+        steps(&mut logger, 1..=2);
+        fs::remove_dir_all(&run).unwrap();
+        steps(&mut logger, 3..=8);
+        logger.finish(&summary());
+        let lost = logger.lost().join("\n");
+        assert_eq!(logger.lost().len(), 3, "{lost}");
+        assert!(lost.contains("has been removed"), "{lost}");
+    }
+
+    #[test]
+    fn other_ranks_are_silent() {
+        let mut logger = Logger::null();
+        steps(&mut logger, 1..=2);
+        logger.message("x");
+        logger.finish(&summary());
+        assert!(logger.lost().is_empty());
+    }
+}

@@ -1,0 +1,104 @@
+//! A small convolutional network for images.
+
+use super::Layer;
+use crate::config;
+use crate::data::{InputDims, Inputs};
+use crate::model::{Encoder, Init, ModelError, ParamBuilder};
+use tch::{Kind, Tensor};
+
+/// Per block: convolution with "same" padding, group norm if configured, ReLU, 2x2 max pooling; then dense layers
+/// with ReLU.
+///
+/// Stages: the flattened output of each block, then each dense layer. Parameters:
+/// `encoder.blocks.<k>.{weight [out, in, side, side],bias}`, `encoder.norms.<k>.{weight,bias}`,
+/// `encoder.layers.<k>.{weight,bias}`.
+#[derive(Debug)]
+pub struct Cnn {
+    blocks: Vec<Block>,
+    layers: Vec<Layer>,
+    widths: Vec<usize>,
+    dropout: f64,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+struct Block {
+    weight: Tensor,
+    bias: Tensor,
+    norm: Option<(Tensor, Tensor)>,
+    groups: i64,
+}
+
+impl Cnn {
+    /// A CNN for images of this size.
+    ///
+    /// # Errors
+    /// If there is no image, or it is too small for the number of blocks, or the groups do not divide the channels.
+    pub fn new(config: &config::Cnn, dims: &InputDims, builder: &mut ParamBuilder) -> Result<Self, ModelError> {
+        let refuse = |problem: String, hint| Err(ModelError::Inputs { encoder: "cnn", problem, hint });
+        let Some([mut channels, mut height, mut width]) = dims.image else {
+            return refuse("needs images".into(), "use `mlp` for tables, `embedding_bag` for text");
+        };
+        let (mut blocks, mut layers, mut widths) = (Vec::new(), Vec::new(), Vec::new());
+        for (k, &out) in config.channels.iter().enumerate() {
+            if height < 2 || width < 2 {
+                let problem = format!("halves the image {} times, which {:?} is too small for", k + 1, dims.image);
+                return refuse(problem, "use fewer `channels`");
+            }
+            if config.groups > 0 && !out.is_multiple_of(config.groups) {
+                let problem = format!("has {out} channels in block {k}, which {} groups do not divide", config.groups);
+                return refuse(problem, "choose `groups` that divide every entry of `channels`");
+            }
+            builder.stage(k);
+            let side = config.kernel;
+            let (weight, bias) = builder.dense(&format!("encoder.blocks.{k}"), &[out, channels, side, side]);
+            let norm = (config.groups > 0).then(|| {
+                (
+                    builder.param(format!("encoder.norms.{k}.weight"), &[out], Init::Constant(1.0)),
+                    builder.param(format!("encoder.norms.{k}.bias"), &[out], Init::Constant(0.0)),
+                )
+            });
+            blocks.push(Block { weight, bias, norm, groups: config.groups as i64 });
+            (channels, height, width) = (out, height / 2, width / 2);
+            widths.push(channels * height * width);
+        }
+        let mut fan_in = channels * height * width;
+        for (k, &out) in config.widths.iter().enumerate() {
+            builder.stage(config.channels.len() + k);
+            layers.push(Layer::new(&format!("encoder.layers.{k}"), fan_in, out, builder));
+            widths.push(out);
+            fan_in = out;
+        }
+        let kind = blocks.first().map_or(Kind::Float, |b| b.bias.kind());
+        Ok(Cnn { blocks, layers, widths, dropout: config.dropout, kind })
+    }
+}
+
+impl Encoder for Cnn {
+    fn widths(&self) -> &[usize] {
+        &self.widths
+    }
+
+    fn forward(&self, inputs: &Inputs, train: bool) -> Vec<Tensor> {
+        let mut stages = Vec::with_capacity(self.widths.len());
+        let Some(image) = &inputs.image else { return stages };
+        let mut x = image.to_kind(self.kind);
+        for block in &self.blocks {
+            x = x.conv2d_padding(&block.weight, Some(&block.bias), 1, "same", 1, 1);
+            if let Some((weight, bias)) = &block.norm {
+                x = x.group_norm(block.groups, Some(weight), Some(bias), 1e-5, false);
+            }
+            x = x.relu().max_pool2d([2, 2], [2, 2], [0, 0], [1, 1], false);
+            stages.push(x.flatten(1, -1));
+        }
+        let mut z = stages.last().map_or_else(|| x.flatten(1, -1), Tensor::shallow_clone);
+        for layer in &self.layers {
+            z = layer.forward(&z).relu();
+            if self.dropout > 0.0 {
+                z = z.dropout(self.dropout, train);
+            }
+            stages.push(z.shallow_clone());
+        }
+        stages
+    }
+}

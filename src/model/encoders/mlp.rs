@@ -1,0 +1,111 @@
+//! Dense inputs and embedded categories through hidden layers.
+
+use super::Layer;
+use crate::config::{self, Activation};
+use crate::data::{InputDims, Inputs};
+use crate::model::{Encoder, Init, ModelError, ParamBuilder};
+use tch::{Kind, Tensor};
+
+/// A multi-layer perceptron: one stage per hidden layer.
+///
+/// Parameters: `encoder.embeddings.<column>.weight [values, dim]`, `encoder.layers.<k>.{weight [out, in],bias}`,
+/// `encoder.norms.<k>.{weight,bias}`. Its input is `[dense, embedding 0, embedding 1, ...]`.
+#[derive(Debug)]
+pub struct Mlp {
+    embeddings: Vec<Tensor>,
+    layers: Vec<Layer>,
+    norms: Vec<(Tensor, Tensor)>,
+    widths: Vec<usize>,
+    activation: Activation,
+    dropout: f64,
+    kind: Kind,
+}
+
+impl Mlp {
+    /// An MLP for inputs of these widths; images are flattened.
+    ///
+    /// # Errors
+    /// If the inputs hold text, or nothing.
+    pub fn new(config: &config::Mlp, dims: &InputDims, builder: &mut ParamBuilder) -> Result<Self, ModelError> {
+        let pixels: usize = dims.image.map_or(0, |shape| shape.iter().product());
+        if dims.vocab > 0 || dims.dense + dims.categories.len() + pixels == 0 {
+            let problem = if dims.vocab > 0 { "cannot take text" } else { "has no input" };
+            let hint =
+                "use `embedding_bag` for text columns; list `numeric`, `categorical` or `bits` columns for `mlp`";
+            return Err(ModelError::Inputs { encoder: "mlp", problem: problem.into(), hint });
+        }
+        builder.stage(0);
+        let mut fan_in = dims.dense + pixels;
+        let mut embeddings = Vec::with_capacity(dims.categories.len());
+        for (k, &values) in dims.categories.iter().enumerate() {
+            let dim = config.embedding_dim.unwrap_or_else(|| values.div_ceil(2).min(50));
+            let init = Init::Normal(1.0 / (dim as f64).sqrt());
+            embeddings.push(builder.param(format!("encoder.embeddings.{k}.weight"), &[values, dim], init));
+            fan_in += dim;
+        }
+        let (mut layers, mut norms) = (Vec::new(), Vec::new());
+        for (k, &width) in config.widths.iter().enumerate() {
+            builder.stage(k);
+            layers.push(Layer::new(&format!("encoder.layers.{k}"), fan_in, width, builder));
+            if config.layer_norm {
+                norms.push((
+                    builder.param(format!("encoder.norms.{k}.weight"), &[width], Init::Constant(1.0)),
+                    builder.param(format!("encoder.norms.{k}.bias"), &[width], Init::Constant(0.0)),
+                ));
+            }
+            fan_in = width;
+        }
+        Ok(Mlp {
+            kind: layers.first().map_or(Kind::Float, |l| l.bias.kind()),
+            embeddings,
+            layers,
+            norms,
+            widths: config.widths.clone(),
+            activation: config.activation,
+            dropout: config.dropout,
+        })
+    }
+
+    fn input(&self, inputs: &Inputs) -> Tensor {
+        let mut parts = Vec::with_capacity(2 + self.embeddings.len());
+        if let Some(dense) = &inputs.dense {
+            parts.push(dense.to_kind(self.kind));
+        }
+        if let Some(image) = &inputs.image {
+            parts.push(image.flatten(1, -1).to_kind(self.kind));
+        }
+        if let Some(categorical) = &inputs.categorical {
+            for (k, weight) in self.embeddings.iter().enumerate() {
+                parts.push(Tensor::embedding(weight, &categorical.select(1, k as i64), -1, false, false));
+            }
+        }
+        if parts.len() == 1 { parts.swap_remove(0) } else { Tensor::cat(&parts, 1) }
+    }
+}
+
+impl Encoder for Mlp {
+    fn widths(&self) -> &[usize] {
+        &self.widths
+    }
+
+    fn forward(&self, inputs: &Inputs, train: bool) -> Vec<Tensor> {
+        let mut z = self.input(inputs);
+        let mut stages = Vec::with_capacity(self.layers.len());
+        for (k, layer) in self.layers.iter().enumerate() {
+            z = layer.forward(&z);
+            if let Some((weight, bias)) = self.norms.get(k) {
+                z = z.layer_norm([self.widths[k] as i64], Some(weight), Some(bias), 1e-5, false);
+            }
+            z = match self.activation {
+                Activation::Relu => z.relu(),
+                Activation::Gelu => z.gelu("none"),
+                Activation::Tanh => z.tanh(),
+            };
+            if self.dropout > 0.0 {
+                z = z.dropout(self.dropout, train);
+            }
+            stages.push(z.shallow_clone());
+        }
+        stages
+    }
+}

@@ -1,0 +1,296 @@
+//! Parameters as ranges of one flat buffer.
+//!
+//! Every parameter belongs to a **scope**: the set of tasks whose loss reaches it. The flat buffer is cut into
+//! [`Segment`]s: one per scope of two tasks or more (all tasks first), then one segment with all parameters that
+//! belong to a single task. Segments are padded so that `W` ranks own equal blocks. Reduction, balancing, the
+//! optimizer, checkpoints and checksums work on these ranges; the model sees ordinary tensors that are views.
+
+use crate::rng::{Stream, rng};
+use rand::RngExt;
+use std::ops::Range;
+use tch::{Device, Kind, Tensor};
+
+/// Parameters start at multiples of this many elements (64 bytes of `f32`), as libtorch's own allocations do.
+const ALIGN: usize = 16;
+
+/// How a parameter starts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Init {
+    /// Uniform in `[-bound, bound)`.
+    Uniform(f64),
+    /// Normal with this standard deviation.
+    Normal(f64),
+    /// One value everywhere.
+    Constant(f64),
+}
+
+/// Collects the parameters of a model under construction, in creation order.
+#[derive(Debug)]
+pub struct ParamBuilder {
+    kind: Kind,
+    device: Device,
+    seed: u64,
+    /// Stage to which each task's head is attached; `None`: the last.
+    stages: Vec<Option<usize>>,
+    scope: Vec<usize>,
+    drafts: Vec<Draft>,
+}
+
+#[derive(Debug)]
+struct Draft {
+    name: String,
+    scope: Vec<usize>,
+    tensor: Tensor,
+}
+
+impl ParamBuilder {
+    /// A builder for a model whose task `t` has its head at stage `stages[t]` (`None`: the last).
+    pub fn new(kind: Kind, device: Device, seed: u64, stages: Vec<Option<usize>>) -> Self {
+        let scope = (0..stages.len()).collect();
+        ParamBuilder { kind, device, seed, stages, scope, drafts: Vec::new() }
+    }
+
+    /// The parameters that follow belong to stage `stage` of the encoder: they are reached by the tasks whose heads
+    /// sit at this stage or a later one.
+    pub fn stage(&mut self, stage: usize) {
+        let reaches = |at: &Option<usize>| at.is_none_or(|at| at >= stage);
+        self.scope = (0..self.stages.len()).filter(|&t| reaches(&self.stages[t])).collect();
+    }
+
+    /// The parameters that follow belong to these tasks.
+    ///
+    /// # Panics
+    /// If a task does not exist.
+    pub fn tasks(&mut self, tasks: &[usize]) {
+        assert!(tasks.iter().all(|&t| t < self.stages.len()), "scope {tasks:?} of {} tasks", self.stages.len());
+        self.scope = tasks.to_vec();
+        self.scope.sort_unstable();
+        self.scope.dedup();
+    }
+
+    /// A new parameter. Its values depend on the seed and on how many parameters came before, not on the kind of
+    /// float or the device.
+    ///
+    /// # Panics
+    /// If the name is taken.
+    pub fn param(&mut self, name: impl Into<String>, shape: &[usize], init: Init) -> Tensor {
+        let name = name.into();
+        assert!(self.drafts.iter().all(|d| d.name != name), "two parameters are called `{name}`");
+        let n = shape.iter().product();
+        let mut rng = rng(self.seed, Stream::Init, self.drafts.len() as u64, 0);
+        let values: Vec<f64> = match init {
+            Init::Uniform(bound) => (0..n).map(|_| bound * (2.0 * rng.random::<f64>() - 1.0)).collect(),
+            Init::Normal(sd) => (0..n).map(|_| sd * normal(&mut rng)).collect(),
+            Init::Constant(x) => vec![x; n],
+        };
+        let shape: Vec<i64> = shape.iter().map(|&d| d as i64).collect();
+        let tensor = Tensor::from_slice(&values).reshape(shape).to_kind(self.kind).to_device(self.device);
+        let tensor = tensor.set_requires_grad(true);
+        self.drafts.push(Draft { name, scope: self.scope.clone(), tensor: tensor.shallow_clone() });
+        tensor
+    }
+
+    /// A weight `[out, in, ..]` and a bias `[out]`, called `name.weight` and `name.bias`, initialised as PyTorch
+    /// initialises `nn.Linear` and `nn.Conv2d`: uniform within `1 / sqrt(fan_in)`.
+    pub fn dense(&mut self, name: &str, shape: &[usize]) -> (Tensor, Tensor) {
+        let fan_in: usize = shape[1..].iter().product();
+        let init = Init::Uniform(1.0 / (fan_in.max(1) as f64).sqrt());
+        (self.param(format!("{name}.weight"), shape, init), self.param(format!("{name}.bias"), &shape[..1], init))
+    }
+
+    /// Moves all parameters into one buffer with room for `world_size` equal blocks in every segment.
+    pub fn finish(self, world_size: usize) -> Params {
+        let n_tasks = self.stages.len();
+        let mut scopes: Vec<Vec<usize>> = Vec::new();
+        for draft in self.drafts.iter().filter(|d| is_shared(&d.scope, n_tasks)) {
+            if !scopes.contains(&draft.scope) {
+                scopes.push(draft.scope.clone());
+            }
+        }
+        scopes.sort_by_key(|scope| (std::cmp::Reverse(scope.len()), scope.clone()));
+
+        let block = ALIGN * world_size;
+        let (mut entries, mut segments, mut at) = (Vec::new(), Vec::new(), 0);
+        let mut drafts: Vec<Option<Draft>> = self.drafts.into_iter().map(Some).collect();
+        for segment in (0..=scopes.len()).map(|k| scopes.get(k)) {
+            let start = at;
+            let mut owned: Vec<(usize, Range<usize>)> = Vec::new();
+            for slot in &mut drafts {
+                let mine = |d: &Draft| match segment {
+                    Some(scope) => d.scope == *scope,
+                    None => !is_shared(&d.scope, n_tasks),
+                };
+                if !slot.as_ref().is_some_and(mine) {
+                    continue;
+                }
+                if let Some(draft) = slot.take() {
+                    let range = at..at + draft.tensor.numel();
+                    at = range.end.next_multiple_of(ALIGN);
+                    if segment.is_none() {
+                        owned.extend(draft.scope.iter().map(|&t| (t, range.clone())));
+                    }
+                    let shape = draft.tensor.size().iter().map(|&d| d as usize).collect();
+                    entries.push(Entry { name: draft.name, shape, scope: draft.scope, range, tensor: draft.tensor });
+                }
+            }
+            at = start + (at - start).next_multiple_of(block);
+            if at > start {
+                let rows = segment.map_or(Rows::Private(owned), |scope| Rows::Shared(scope.clone()));
+                segments.push(Segment { range: start..at, rows });
+            }
+        }
+
+        let flat = Tensor::zeros([at as i64], (self.kind, self.device));
+        for entry in &mut entries {
+            let mut view = flat.narrow(0, entry.range.start as i64, entry.range.len() as i64);
+            let view = tch::no_grad(|| {
+                view.copy_(&entry.tensor.reshape([-1]));
+                view.reshape(entry.shape.iter().map(|&d| d as i64).collect::<Vec<_>>())
+            });
+            entry.tensor.set_data(&view);
+        }
+        Params { flat, entries, segments, n_tasks, world_size }
+    }
+}
+
+/// Parameters of all tasks make the matrix `J`; so do those of two tasks or more.
+fn is_shared(scope: &[usize], n_tasks: usize) -> bool {
+    scope.len() == n_tasks || scope.len() > 1
+}
+
+/// Standard normal number by Box and Muller.
+fn normal(rng: &mut impl rand::Rng) -> f64 {
+    let (u, v): (f64, f64) = (rng.random(), rng.random());
+    (-2.0 * (1.0 - u).ln()).sqrt() * (std::f64::consts::TAU * v).cos()
+}
+
+/// All parameters of a model.
+#[derive(Debug)]
+pub struct Params {
+    /// The buffer, padding included (always zero).
+    pub flat: Tensor,
+    /// Parameters by place in the buffer.
+    pub entries: Vec<Entry>,
+    /// Segments by place in the buffer.
+    pub segments: Vec<Segment>,
+    /// Number of tasks `T`.
+    pub n_tasks: usize,
+    /// Number of ranks for which segments are padded.
+    pub world_size: usize,
+}
+
+/// One parameter.
+#[derive(Debug)]
+pub struct Entry {
+    /// Name as in PyTorch: `encoder.layers.0.weight`.
+    pub name: String,
+    /// Shape.
+    pub shape: Vec<usize>,
+    /// Tasks whose loss reaches it, ascending.
+    pub scope: Vec<usize>,
+    /// Place in the flat buffer.
+    pub range: Range<usize>,
+    /// The leaf tensor that the model uses: a view of the flat buffer.
+    pub tensor: Tensor,
+}
+
+/// A range of the flat buffer whose gradients have the same rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Segment {
+    /// Place in the flat buffer, padding included; its length is a multiple of `W`.
+    pub range: Range<usize>,
+    /// What its gradient looks like.
+    pub rows: Rows,
+}
+
+/// What the gradient of a segment looks like.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rows {
+    /// One row per task of the scope, ascending: a part of `J`.
+    Shared(Vec<usize>),
+    /// One row; each range (in the flat buffer) belongs to one task.
+    Private(Vec<(usize, Range<usize>)>),
+}
+
+impl Params {
+    /// The part of each segment that belongs to `rank` of `size` blocks.
+    pub fn blocks(&self, rank: usize, size: usize) -> Vec<Range<usize>> {
+        self.segments
+            .iter()
+            .map(|s| {
+                let len = s.range.len() / size;
+                s.range.start + rank * len..s.range.start + (rank + 1) * len
+            })
+            .collect()
+    }
+
+    /// Indices of the entries that lie in a segment.
+    pub fn entries_in(&self, segment: &Segment) -> Range<usize> {
+        let first = self.entries.partition_point(|e| e.range.start < segment.range.start);
+        let end = self.entries.partition_point(|e| e.range.start < segment.range.end);
+        first..end
+    }
+
+    /// Number of parameters that more than one task reaches (all of them for a single task).
+    pub fn n_shared(&self) -> usize {
+        self.entries.iter().filter(|e| is_shared(&e.scope, self.n_tasks)).map(|e| e.range.len()).sum()
+    }
+
+    /// Number of parameters of single tasks.
+    pub fn n_private(&self) -> usize {
+        self.entries.iter().map(|e| e.range.len()).sum::<usize>() - self.n_shared()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example(world_size: usize) -> Params {
+        let mut b = ParamBuilder::new(Kind::Float, Device::Cpu, 1, vec![None, None, Some(0)]);
+        b.stage(0);
+        let _ = b.dense("encoder.layers.0", &[3, 2]);
+        b.tasks(&[1]);
+        let _ = b.param("heads.b", &[5], Init::Constant(2.0));
+        b.stage(1);
+        let _ = b.dense("encoder.layers.1", &[4, 3]);
+        b.tasks(&[0]);
+        let _ = b.param("heads.a", &[17], Init::Normal(1.0));
+        b.finish(world_size)
+    }
+
+    #[test]
+    fn segments_are_ordered_by_scope_and_divide_by_the_world() {
+        for size in 1..=4 {
+            let p = example(size);
+            let rows: Vec<_> = p.segments.iter().map(|s| s.rows.clone()).collect();
+            assert_eq!(rows[0], Rows::Shared(vec![0, 1, 2]));
+            assert_eq!(rows[1], Rows::Shared(vec![0, 1]));
+            let Rows::Private(owned) = &rows[2] else { panic!("{rows:?}") };
+            assert_eq!(owned.iter().map(|(t, r)| (*t, r.len())).collect::<Vec<_>>(), [(1, 5), (0, 17)]);
+            assert!(p.segments.iter().all(|s| s.range.len().is_multiple_of(size)));
+            assert!(p.entries.iter().all(|e| e.range.start.is_multiple_of(ALIGN)));
+            assert_eq!((p.n_shared(), p.n_private()), (3 * 2 + 3 + 4 * 3 + 4, 22));
+            let names: Vec<_> = p.entries[p.entries_in(&p.segments[1])].iter().map(|e| e.name.as_str()).collect();
+            assert_eq!(names, ["encoder.layers.1.weight", "encoder.layers.1.bias"]);
+        }
+    }
+
+    #[test]
+    fn the_model_sees_views_of_the_buffer() {
+        let p = example(2);
+        let head = p.entries.iter().find(|e| e.name == "heads.b").unwrap();
+        assert_eq!(Vec::<f32>::try_from(&head.tensor).unwrap(), [2.0; 5]);
+        let _ = tch::no_grad(|| p.flat.shallow_clone().fill_(7.0));
+        assert_eq!(Vec::<f32>::try_from(&head.tensor).unwrap(), [7.0; 5]);
+        assert!(head.tensor.requires_grad());
+    }
+
+    #[test]
+    fn values_depend_on_the_seed_only() {
+        let values = |p: &Params| Vec::<f32>::try_from(p.entries[0].tensor.reshape([-1])).unwrap();
+        assert_eq!(values(&example(1)), values(&example(3)));
+        let bound = 1.0 / 2f32.sqrt();
+        assert!(values(&example(1)).iter().all(|x| x.abs() <= bound));
+    }
+}

@@ -1,0 +1,12 @@
+//! What one rank does by itself in a step: losses of its slice, and gradients of their sums.
+//!
+//! Everything here is a **sum over local samples**; division by global counts comes after the reduction.
+
+mod forward;
+pub mod losses;
+mod probe;
+mod task_grads;
+
+pub use forward::{Forward, Term, counts, forward};
+pub use probe::{ScopeError, probe_scopes};
+pub use task_grads::{Grads, GradsOf, Row, task_grads, weighted_grads};

@@ -1,0 +1,401 @@
+//! The training loop; alone in seeing every stage.
+
+mod learner;
+pub mod persist;
+pub mod phases;
+mod progress;
+mod replicas;
+pub mod setup;
+mod signals;
+mod window;
+
+pub use learner::{Learner, StepReport};
+pub use progress::Progress;
+pub use replicas::check_replicas;
+pub use setup::Resume;
+pub use signals::StopFlag;
+
+use crate::checkpoint;
+use crate::comm::{Collective, agree, agree_on_sum};
+use crate::config::{Config, NonFinite, Precision};
+use crate::data::{Dataset, Loader, Split};
+use crate::error::{Error, Result};
+use crate::eval::{evaluate, score};
+use crate::ffi;
+use crate::log::{EvalRecord, HParam, Logger, RunInfo, Status, Summary, TaskInfo, TrainRecord};
+use crate::optim;
+use crate::rng::{Stream, seed};
+use persist::Stored;
+use setup::choice_name;
+use std::sync::Arc;
+use std::time::Instant;
+use window::Window;
+
+/// Steps in a row that may be skipped before training stops itself.
+const MAX_SKIPPED_IN_A_ROW: u64 = 10;
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// All steps are done, or patience ran out.
+    Done,
+    /// Stopped early with a checkpoint: the same command continues.
+    Stopped,
+}
+
+/// Trains until the configured end, or until `stop` is raised on any rank.
+///
+/// # Collective
+/// All ranks, with the same configuration.
+///
+/// # Errors
+/// Bad configuration, data or checkpoints, on all ranks alike; [`Error::Guard`] when training stops itself; and failures
+/// of one rank alone, for which [`Error::is_local`] holds and the job must be aborted.
+pub fn train(config: &Config, resume: &Resume, stop: &StopFlag, comm: &dyn Collective) -> Result<Outcome> {
+    setup::same_config(config, comm)?;
+    match config.train.precision {
+        Precision::F32 => Session::<f32>::start(config, resume, comm)?.run(stop),
+        Precision::F64 => Session::<f64>::start(config, resume, comm)?.run(stop),
+    }
+}
+
+/// One run in progress.
+struct Session<'a, F> {
+    config: &'a Config,
+    comm: &'a dyn Collective,
+    dataset: Arc<Dataset>,
+    learner: Learner<F>,
+    progress: Progress,
+    logger: Logger,
+    steps_per_epoch: u64,
+    samples_per_step: u64,
+    total_steps: u64,
+    /// Training began at this moment, as if all earlier sessions had happened just before this one.
+    began: Instant,
+}
+
+impl<'a, F: Stored> Session<'a, F> {
+    fn start(config: &'a Config, resume: &Resume, comm: &'a dyn Collective) -> Result<Self> {
+        let began = Instant::now();
+        setup::device(config)?;
+        setup::set_threads(config, comm)?;
+        let start = setup::find_start(config, resume, comm)?;
+        let dataset = setup::open_data(config, start.as_ref(), comm)?;
+        let sampler = dataset.sampler(config)?;
+        let mut learner = setup::build_learner::<F>(config, &dataset, comm)?;
+        let mut progress = Progress::default();
+        let mut resumed = vec![u8::from(start.is_some())];
+        comm.broadcast(&mut resumed)?;
+        if resumed == [1] {
+            let from = start.as_ref().map(|s| (s.path.as_path(), &s.snapshot));
+            let state = learner.restore(from, comm)?;
+            same_sizes(&dataset, &state.source_sizes)?;
+            progress = state.progress;
+        }
+        let steps_per_epoch = sampler.steps_per_epoch();
+        let total_steps =
+            config.train.steps.unwrap_or_else(|| config.train.epochs.unwrap_or(0).saturating_mul(steps_per_epoch));
+        let info = run_info(config, &learner, total_steps, comm);
+        let logger = if comm.world().is_main() {
+            let written = write_config(config);
+            agree(comm, written)?;
+            Logger::open(&config.run.dir(), info, (resumed == [1]).then_some(progress.step), &config.log)
+        } else {
+            agree(comm, Ok::<_, Error>(()))?;
+            Logger::null()
+        };
+        let samples_per_step = sampler.samples_per_step() as u64;
+        let began = began.checked_sub(std::time::Duration::from_secs_f64(progress.seconds)).unwrap_or(began);
+        Ok(Session {
+            config,
+            comm,
+            dataset: Arc::new(dataset),
+            learner,
+            progress,
+            logger,
+            steps_per_epoch,
+            samples_per_step,
+            total_steps,
+            began,
+        })
+    }
+
+    fn run(mut self, stop: &StopFlag) -> Result<Outcome> {
+        let config = self.config;
+        let (world, batch) = (self.comm.world(), &config.batch);
+        let sampler = self.dataset.sampler(config)?;
+        let mut loader =
+            Loader::new(self.dataset.clone(), sampler, world, batch.accumulate, batch.prefetch, self.progress.step)?;
+        let mut window = Window::new();
+        while self.progress.step < self.total_steps {
+            let step = self.progress.step;
+            let (batches, wait_ms) = loader.next()?;
+            // Dropout then needs no generator state in checkpoints.
+            ffi::seed_torch(seed(config.run.seed, Stream::Model, step, world.rank as u64));
+            let lr = optim::lr(&config.schedule, config.optim.lr(), step, self.total_steps);
+            let sent = self.comm.bytes_sent();
+            let report = self.learner.step(step, lr, &batches, self.comm)?;
+            drop(batches);
+            window.add(&report, wait_ms, self.comm.bytes_sent() - sent);
+            self.progress.step += 1;
+            self.progress.samples += self.samples_per_step;
+            self.progress.evaluated.clear();
+            self.guard(&report)?;
+            self.record(&report, lr, &mut window);
+
+            let boundary = Instant::now();
+            if due(config.train.replica_check_every, self.progress.step) {
+                check_replicas::<F>(&self.learner.model.params, self.progress.step, self.comm)?;
+            }
+            let stopping = self.agree_to_stop(stop)?;
+            let best = self.evaluation_is_due() && self.evaluate()?;
+            let impatient = config.train.patience.is_some_and(|p| self.progress.evaluations_since_best >= p.max(1));
+            let last = self.progress.step == self.total_steps || impatient;
+            if stopping && !last {
+                self.checkpoint(best, true)?;
+                self.finish(Status::Stopped);
+                return Ok(Outcome::Stopped);
+            }
+            if !last && (best || self.checkpoint_is_due()) {
+                self.checkpoint(best, false)?;
+            }
+            window.pause(boundary);
+            if impatient {
+                self.logger.message(&format!(
+                    "no better score for {} evaluations: stopping early (`train.patience`)",
+                    self.progress.evaluations_since_best
+                ));
+                break;
+            }
+        }
+        drop(loader);
+        let best = self.evaluate_at_the_end()?;
+        self.checkpoint(best, true)?;
+        self.finish(Status::Done);
+        Ok(Outcome::Done)
+    }
+
+    /// What to do about a step that was refused because something was not finite.
+    fn guard(&mut self, report: &StepReport) -> Result<()> {
+        let Some(what) = &report.refused else {
+            self.progress.skipped_in_a_row = 0;
+            return Ok(());
+        };
+        self.progress.skipped += 1;
+        self.progress.skipped_in_a_row += 1;
+        let step = self.progress.step;
+        let hint = "hint: lower `optim` `lr`, set `clip_norm`, lengthen `warmup`, or look at the targets; the last \
+                    checkpoint is good";
+        let again = match self.config.train.non_finite {
+            NonFinite::Stop => String::new(),
+            NonFinite::Skip if self.progress.skipped_in_a_row < MAX_SKIPPED_IN_A_ROW => {
+                self.logger.message(&format!("step {step}: {what} is not finite; step skipped on all ranks"));
+                return Ok(());
+            }
+            NonFinite::Skip => format!(", for the {MAX_SKIPPED_IN_A_ROW}th step in a row"),
+        };
+        self.finish(Status::Failed);
+        Err(Error::Guard(format!("step {step}: {what} is not finite{again}\n  {hint}")))
+    }
+
+    fn record(&mut self, report: &StepReport, lr: f64, window: &mut Window) {
+        let step = self.progress.step;
+        if !(due(self.config.log.every, step) || step == 1 || step == self.total_steps) {
+            return;
+        }
+        let (time_ms, steps_per_s, bytes_per_step) = window.close();
+        self.logger.train(&TrainRecord {
+            step,
+            epoch: self.epoch(),
+            lr,
+            tasks: self.config.tasks.iter().map(|(name, _)| name.clone()).collect(),
+            loss: report.losses.clone(),
+            weight: report.weights.clone(),
+            coef: report.coefficients.shared.clone(),
+            grad_norm: report.gram.as_ref().map(|g| g.norms()),
+            cosine: report.gram.as_ref().map(|g| g.cosines()),
+            conflict_rate: report.gram.as_ref().and_then(|g| g.conflict_rate()),
+            update_norm: report.update_norm,
+            time_ms,
+            samples_per_s: steps_per_s * self.samples_per_step as f64,
+            bytes_per_step,
+            skipped: self.progress.skipped,
+        });
+    }
+
+    fn epoch(&self) -> f64 {
+        self.progress.step as f64 / self.steps_per_epoch as f64
+    }
+
+    /// Whether any rank was asked to stop.
+    fn agree_to_stop(&self, stop: &StopFlag) -> Result<bool> {
+        let mut raised = [f64::from(u8::from(stop.raised()))];
+        agree_on_sum(self.comm, &mut raised)?;
+        Ok(raised[0] > 0.0)
+    }
+
+    fn evaluation_is_due(&self) -> bool {
+        let train = &self.config.train;
+        let every = train.eval_every_steps.unwrap_or(train.eval_every_epochs.saturating_mul(self.steps_per_epoch));
+        due(every, self.progress.step)
+    }
+
+    fn checkpoint_is_due(&self) -> bool {
+        match self.config.checkpoint.every {
+            0 => self.evaluation_is_due(),
+            every => due(every, self.progress.step),
+        }
+    }
+
+    fn has(&self, split: Split) -> bool {
+        (0..self.dataset.n_sources()).any(|s| self.dataset.n_rows(s, split) > 0)
+    }
+
+    /// Evaluates on validation, and on test too when the parameters are the best so far; whether they are.
+    fn evaluate(&mut self) -> Result<bool> {
+        if !self.has(Split::Val) {
+            return Ok(false);
+        }
+        let mut val = self.evaluate_on(Split::Val)?;
+        val.best = self.progress.judge(val.score);
+        self.logger.eval(&val);
+        self.progress.evaluated = vec![val.clone()];
+        if val.best {
+            self.progress.best = vec![val];
+            if self.has(Split::Test) {
+                let test = EvalRecord { best: true, ..self.evaluate_on(Split::Test)? };
+                self.logger.eval(&test);
+                self.progress.best.push(test.clone());
+                self.progress.evaluated.push(test);
+            }
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// Completes the evaluations of the final parameters; whether they are the best.
+    fn evaluate_at_the_end(&mut self) -> Result<bool> {
+        let best = self.progress.evaluated.is_empty() && self.evaluate()?;
+        if self.has(Split::Test) && !self.progress.evaluated.iter().any(|r| r.split == Split::Test.name()) {
+            let test = self.evaluate_on(Split::Test)?;
+            self.logger.eval(&test);
+            self.progress.evaluated.push(test);
+        }
+        Ok(best || self.progress.evaluated.iter().any(|r| r.best))
+    }
+
+    fn evaluate_on(&self, split: Split) -> Result<EvalRecord> {
+        let start = Instant::now();
+        let (config, learner) = (self.config, &self.learner);
+        let batch = config.train.eval_batch;
+        let metrics = evaluate(&learner.model, &learner.losses, &self.dataset, &config.tasks, split, batch, self.comm)?;
+        Ok(EvalRecord {
+            step: self.progress.step,
+            epoch: self.epoch(),
+            split: split.name().into(),
+            score: score(&config.train.best_by, &config.tasks, &metrics),
+            metrics,
+            best: false,
+            seconds: start.elapsed().as_secs_f64(),
+        })
+    }
+
+    /// Writes a checkpoint. One that cannot be written is a warning, unless the run depends on it (`must`).
+    fn checkpoint(&mut self, best: bool, must: bool) -> Result<()> {
+        self.progress.seconds = self.began.elapsed().as_secs_f64();
+        let sizes = sizes(&self.dataset);
+        let snapshot = self.learner.snapshot(self.config, self.dataset.fitted(), &self.progress, &sizes, self.comm)?;
+        let written = snapshot.map_or(Ok(()), |snapshot| {
+            let root = self.config.run.dir().join("checkpoints");
+            checkpoint::write(&root, &snapshot)?;
+            if best && self.config.checkpoint.best {
+                checkpoint::mark_best(&root, snapshot.step)?;
+            }
+            checkpoint::prune(&root, self.config.checkpoint.keep.max(1)).map(drop)
+        });
+        match agree(self.comm, written) {
+            Err(e) if must => Err(e),
+            Err(e) => {
+                self.logger.message(&format!("warning: no checkpoint at step {}: {e}", self.progress.step));
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    fn finish(&mut self, status: Status) {
+        self.progress.seconds = self.began.elapsed().as_secs_f64();
+        self.logger.finish(&Summary {
+            status,
+            steps: self.progress.step,
+            epochs: self.epoch(),
+            samples: self.progress.samples,
+            seconds: self.progress.seconds,
+            skipped: self.progress.skipped,
+            best: self.progress.best.clone(),
+            last: self.progress.evaluated.clone(),
+        });
+    }
+}
+
+/// Whether something that happens every so many steps (0: never) happens now.
+fn due(every: u64, step: u64) -> bool {
+    every > 0 && step.is_multiple_of(every)
+}
+
+fn sizes(dataset: &Dataset) -> Vec<u64> {
+    (0..dataset.n_sources()).map(|s| dataset.n_rows(s, Split::Train) as u64).collect()
+}
+
+fn same_sizes(dataset: &Dataset, before: &[u64]) -> Result<()> {
+    let now = sizes(dataset);
+    match (0..now.len()).find(|&s| before.get(s) != Some(&now[s])) {
+        None => Ok(()),
+        Some(s) => Err(Error::Usage(format!(
+            "source `{}` has {} training rows, but {} when the checkpoint was written: the sample order would be another \
+             one\n  hint: bring the data back, or start a new run with another `run.dir`",
+            dataset.source_name(s),
+            now[s],
+            before.get(s).map_or("was not there".into(), |n| n.to_string()),
+        ))),
+    }
+}
+
+/// Writes the resolved configuration into the run directory.
+fn write_config(config: &Config) -> Result<()> {
+    let dir = config.run.dir();
+    let io = |source| Error::Io { path: dir.display().to_string(), source };
+    std::fs::create_dir_all(&dir).map_err(io)?;
+    let yaml = config.to_yaml()?;
+    crate::log::jsonl::write_atomically(&dir.join("config.yaml"), yaml.as_bytes()).map_err(io)
+}
+
+fn run_info<F: Stored>(config: &Config, learner: &Learner<F>, total_steps: u64, comm: &dyn Collective) -> RunInfo {
+    let task = |(name, task): &(String, crate::config::Task)| TaskInfo { name: name.clone(), metrics: task.metrics() };
+    let number = |x: f64| HParam::Number(x);
+    let hparams = [
+        ("seed", number(config.run.seed as f64)),
+        ("encoder", choice_name(&config.model.encoder).as_str().into()),
+        ("weighting", choice_name(&config.balance.weighting).as_str().into()),
+        ("surgery", choice_name(&config.balance.surgery).as_str().into()),
+        ("optimizer", choice_name(&config.optim).as_str().into()),
+        ("lr", number(config.optim.lr())),
+        ("schedule", choice_name(&config.schedule).as_str().into()),
+        ("per_task", number(config.batch.per_task as f64)),
+        ("ranks", number(comm.world().size as f64)),
+        ("reduction", choice_name(&config.comm.reduction).as_str().into()),
+        ("precision", choice_name(&config.train.precision).as_str().into()),
+    ];
+    RunInfo {
+        name: config.run.name.clone(),
+        tasks: config.tasks.iter().map(task).collect(),
+        world_size: comm.world().size,
+        device: "cpu".into(),
+        n_params_shared: learner.model.params.n_shared() as u64,
+        n_params_private: learner.model.params.n_private() as u64,
+        total_steps,
+        config_yaml: config.to_yaml().unwrap_or_default(),
+        hparams: hparams.into_iter().map(|(name, value)| (name.to_string(), value)).collect(),
+        libtorch: crate::LIBTORCH_VERSION.into(),
+    }
+}

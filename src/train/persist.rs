@@ -1,0 +1,228 @@
+//! The learner as a snapshot, and back. Rank 0 alone touches files; a snapshot does not depend on `W`.
+
+use super::{Learner, Progress};
+use crate::checkpoint::{CheckpointError, Floats, NamedTensor, Snapshot};
+use crate::comm::{Collective, CommError, Number};
+use crate::config::Config;
+use crate::data::Fitted;
+use crate::error::Result;
+use crate::ffi::{self, TorchReal};
+use crate::model::{Entry, Params};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Floats that know how to lie in a checkpoint.
+pub trait Stored: TorchReal + Number {
+    /// Numbers as a checkpoint holds them.
+    fn store(values: &[Self]) -> Floats;
+    /// Numbers of a checkpoint, of either kind.
+    fn read(floats: &Floats) -> Vec<Self>;
+}
+
+macro_rules! stored {
+    ($t:ty, $variant:ident) => {
+        impl Stored for $t {
+            fn store(values: &[Self]) -> Floats {
+                Floats::$variant(values.to_vec())
+            }
+            fn read(floats: &Floats) -> Vec<Self> {
+                match floats {
+                    Floats::F32(v) => v.iter().map(|&x| x as $t).collect(),
+                    Floats::F64(v) => v.iter().map(|&x| x as $t).collect(),
+                }
+            }
+        }
+    };
+}
+stored!(f32, F32);
+stored!(f64, F64);
+
+/// The small state of a run, `state.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunState {
+    /// Counters and best evaluation.
+    pub progress: Progress,
+    /// State of weighting and surgery.
+    pub balancer: Value,
+    /// Updates made by the optimizer.
+    pub updates: u64,
+    /// Training rows per source: another number would change the sample order.
+    pub source_sizes: Vec<u64>,
+    /// Version of polytask that wrote it.
+    pub version: String,
+}
+
+/// The parameters of a snapshot by name, in PyTorch's terms: `{name: tensor}`.
+pub fn model_tensors<F: Stored>(params: &Params) -> Vec<NamedTensor> {
+    let flat = ffi::numbers::<F>(&params.flat);
+    params.entries.iter().map(|e| named::<F>(&e.name, e, flat)).collect()
+}
+
+fn named<F: Stored>(name: &str, entry: &Entry, flat: &[F]) -> NamedTensor {
+    NamedTensor { name: name.into(), shape: entry.shape.clone(), data: F::store(&flat[entry.range.clone()]) }
+}
+
+impl<F: Stored> Learner<F> {
+    /// Everything the run needs to continue; `None` on ranks other than 0.
+    ///
+    /// # Collective
+    /// All ranks: the optimizer's shards are gathered.
+    ///
+    /// # Errors
+    /// If a collective fails.
+    pub fn snapshot(
+        &self,
+        config: &Config,
+        fitted: &Fitted,
+        progress: &Progress,
+        source_sizes: &[u64],
+        comm: &dyn Collective,
+    ) -> Result<Option<Snapshot>> {
+        let states = self.optimizer.states();
+        let shards = [&self.optimizer.first, &self.optimizer.second];
+        let mut optim = Vec::new();
+        for (name, shard) in states.iter().zip(shards) {
+            let whole = self.gather_shard(shard, comm)?;
+            if comm.world().is_main() {
+                let entries = self.model.params.entries.iter();
+                optim.extend(entries.map(|e| named::<F>(&format!("{name}.{}", e.name), e, &whole)));
+            }
+        }
+        if !comm.world().is_main() {
+            return Ok(None);
+        }
+        let state = RunState {
+            progress: progress.clone(),
+            balancer: self.balancer.save(),
+            updates: self.optimizer.updates,
+            source_sizes: source_sizes.to_vec(),
+            version: env!("CARGO_PKG_VERSION").into(),
+        };
+        let tensors =
+            BTreeMap::from([("model".into(), model_tensors::<F>(&self.model.params)), ("optim".into(), optim)]);
+        let json = BTreeMap::from([
+            ("state".into(), json(&state)),
+            ("transforms".into(), json(fitted)),
+            ("config".into(), json(config)),
+        ]);
+        Ok(Some(Snapshot { step: progress.step, tensors, json }))
+    }
+
+    /// A vector of the whole flat buffer from all ranks' shards of it.
+    fn gather_shard(&self, shard: &[F], comm: &dyn Collective) -> Result<Vec<F>, CommError> {
+        let mut whole = vec![F::default(); self.model.params.flat.numel()];
+        let mut at = 0;
+        for segment in &self.model.params.segments {
+            let block = self.block(&segment.range, comm);
+            whole[block.clone()].copy_from_slice(&shard[at..at + block.len()]);
+            at += block.len();
+            if block != segment.range {
+                F::all_gather(comm, &mut whole[segment.range.clone()])?;
+            }
+        }
+        Ok(whole)
+    }
+
+    /// Takes over a snapshot that rank 0 has read; the other ranks pass `None`. Works for any `W`.
+    ///
+    /// # Collective
+    /// All ranks.
+    ///
+    /// # Errors
+    /// On rank 0 and then on all: tensors or state that do not fit this model.
+    pub fn restore(&mut self, from: Option<(&Path, &Snapshot)>, comm: &dyn Collective) -> Result<RunState> {
+        let names: Vec<&str> = std::iter::once("").chain(self.optimizer.states()).collect();
+        let loaded = crate::comm::agree(comm, from.map(|f| self.read_snapshot(f, &names)).transpose())?;
+        let (mut vectors, state) = match loaded {
+            Some((vectors, state)) => (vectors, serde_json::to_vec(&state).unwrap_or_default()),
+            None => (vec![Vec::new(); names.len()], Vec::new()),
+        };
+        let mut state = state;
+        comm.broadcast(&mut state)?;
+        for vector in &mut vectors {
+            let mut bytes = bytemuck::cast_slice::<F, u8>(vector).to_vec();
+            comm.broadcast(&mut bytes)?;
+            *vector = bytes.chunks_exact(size_of::<F>()).map(bytemuck::pod_read_unaligned).collect();
+        }
+        let bad = |message: String| CheckpointError::Bad { path: PathBuf::from("state.json"), message };
+        let state: RunState = serde_json::from_slice(&state).map_err(|e| bad(e.to_string()))?;
+        self.balancer.load(&state.balancer).map_err(bad)?;
+        self.optimizer.updates = state.updates;
+        let blocks: Vec<_> = self.model.params.segments.iter().map(|s| self.block(&s.range, comm)).collect();
+        ffi::numbers_mut::<F>(&mut self.model.params.flat).copy_from_slice(&vectors[0]);
+        for (shard, whole) in [&mut self.optimizer.first, &mut self.optimizer.second].into_iter().zip(&vectors[1..]) {
+            *shard = blocks.iter().flat_map(|b| whole[b.clone()].iter().copied()).collect();
+        }
+        Ok(state)
+    }
+
+    /// Parameters and optimizer states as flat vectors, and the small state.
+    fn read_snapshot(
+        &self,
+        (path, snapshot): (&Path, &Snapshot),
+        names: &[&str],
+    ) -> Result<(Vec<Vec<F>>, RunState), CheckpointError> {
+        let state = snapshot.json.get("state").ok_or_else(|| missing(path, "state.json"))?;
+        let state = Deserialize::deserialize(state).map_err(|e: serde_json::Error| CheckpointError::Bad {
+            path: path.join("state.json"),
+            message: e.to_string(),
+        })?;
+        let vectors = names.iter().map(|name| {
+            let (file, prefix) = if name.is_empty() { ("model", String::new()) } else { ("optim", format!("{name}.")) };
+            let tensors = snapshot.tensors.get(file).ok_or_else(|| missing(path, &format!("{file}.safetensors")))?;
+            flat_from::<F>(&self.model.params, tensors, &prefix, &path.join(format!("{file}.safetensors")))
+        });
+        Ok((vectors.collect::<Result<_, _>>()?, state))
+    }
+}
+
+/// Puts the parameters of a checkpoint into a model.
+///
+/// # Errors
+/// Names or shapes that do not fit.
+pub fn load_model<F: Stored>(params: &mut Params, snapshot: &Snapshot, path: &Path) -> Result<(), CheckpointError> {
+    let file = path.join("model.safetensors");
+    let tensors = snapshot.tensors.get("model").ok_or_else(|| missing(path, "model.safetensors"))?;
+    let values = flat_from::<F>(params, tensors, "", &file)?;
+    ffi::numbers_mut::<F>(&mut params.flat).copy_from_slice(&values);
+    Ok(())
+}
+
+fn flat_from<F: Stored>(
+    params: &Params,
+    tensors: &[NamedTensor],
+    prefix: &str,
+    file: &Path,
+) -> Result<Vec<F>, CheckpointError> {
+    let bad = |message: String| CheckpointError::Bad { path: file.into(), message };
+    let by_name: BTreeMap<&str, &NamedTensor> = tensors.iter().map(|t| (t.name.as_str(), t)).collect();
+    let mut flat = vec![F::default(); params.flat.numel()];
+    for entry in &params.entries {
+        let name = format!("{prefix}{}", entry.name);
+        let tensor = by_name.get(name.as_str()).ok_or_else(|| {
+            bad(format!(
+                "tensor `{name}` is missing\n  hint: the model of the configuration is not the one that was saved"
+            ))
+        })?;
+        if tensor.shape != entry.shape {
+            let message = format!(
+                "tensor `{name}` has shape {:?}, the model needs {:?}\n  hint: the model of the configuration is not \
+                 the one that was saved",
+                tensor.shape, entry.shape
+            );
+            return Err(bad(message));
+        }
+        flat[entry.range.clone()].copy_from_slice(&F::read(&tensor.data));
+    }
+    Ok(flat)
+}
+
+fn missing(path: &Path, file: &str) -> CheckpointError {
+    CheckpointError::Bad { path: path.join(file), message: "missing from the checkpoint".into() }
+}
+
+fn json<T: Serialize>(value: &T) -> Value {
+    serde_json::to_value(value).unwrap_or_default()
+}

@@ -1,0 +1,48 @@
+//! Where a step's time goes.
+
+use std::time::Instant;
+
+/// A part of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Waiting for the loader.
+    Data,
+    /// Forward pass.
+    Forward,
+    /// Exchange of losses and counts.
+    Losses,
+    /// Backward passes.
+    Backward,
+    /// Reduction of gradients over ranks.
+    Reduce,
+    /// Local inner products.
+    Gram,
+    /// Exchange of the Gram matrix, surgery.
+    Balance,
+    /// Combination of gradients and optimizer.
+    Update,
+    /// Gather of parameters.
+    Gather,
+}
+
+/// Names in records, in the order of [`Phase`].
+pub const NAMES: [&str; 9] = ["data", "forward", "losses", "backward", "reduce", "gram", "balance", "update", "gather"];
+
+/// Milliseconds by phase.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Phases(pub [f64; NAMES.len()]);
+
+impl Phases {
+    /// Runs `body` and adds its time to a phase.
+    pub fn time<R>(&mut self, phase: Phase, body: impl FnOnce() -> R) -> R {
+        let start = Instant::now();
+        let result = body();
+        self.0[phase as usize] += start.elapsed().as_secs_f64() * 1e3;
+        result
+    }
+
+    /// Adds another step's times.
+    pub fn add(&mut self, other: &Phases) {
+        self.0.iter_mut().zip(other.0).for_each(|(a, b)| *a += b);
+    }
+}

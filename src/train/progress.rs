@@ -1,0 +1,58 @@
+//! What a run has come to: everything small that must survive a stop, besides the learner itself.
+
+use crate::log::EvalRecord;
+use serde::{Deserialize, Serialize};
+
+/// Counters and the best evaluation so far.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Steps done, skipped ones included.
+    pub step: u64,
+    /// Samples of all ranks that went through the model.
+    pub samples: u64,
+    /// Seconds of training, evaluations and checkpoints included, over all sessions.
+    pub seconds: f64,
+    /// Steps skipped because a value was not finite.
+    pub skipped: u64,
+    /// Steps skipped since the last one that was taken.
+    pub skipped_in_a_row: u64,
+    /// Best score so far.
+    pub best_score: Option<f64>,
+    /// Evaluations of the parameters with the best score, one per split.
+    pub best: Vec<EvalRecord>,
+    /// Evaluations of the parameters as they are now, one per split; empty if they changed since.
+    pub evaluated: Vec<EvalRecord>,
+    /// Evaluations since the best one.
+    pub evaluations_since_best: u64,
+}
+
+impl Progress {
+    /// Takes in the score of an evaluation; whether it is the best so far. Equal is not better.
+    pub fn judge(&mut self, score: Option<f64>) -> bool {
+        let better = match (score, self.best_score) {
+            (Some(new), Some(old)) => new > old,
+            (Some(_), None) => true,
+            (None, _) => false,
+        };
+        if better {
+            self.best_score = score;
+            self.evaluations_since_best = 0;
+        } else {
+            self.evaluations_since_best += 1;
+        }
+        better
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_defined_score_is_the_best_and_equal_is_not_better() {
+        let mut progress = Progress::default();
+        let judged = [None, Some(0.5), Some(0.5), None, Some(0.6)].map(|s| progress.judge(s));
+        assert_eq!(judged, [false, true, false, false, true]);
+        assert_eq!((progress.best_score, progress.evaluations_since_best), (Some(0.6), 0));
+    }
+}

@@ -1,0 +1,247 @@
+//! Everything between a configuration and the first step.
+
+use super::Learner;
+use crate::checkpoint::{self, CheckpointError, Snapshot};
+use crate::comm::{Collective, agree};
+use crate::config::Config;
+use crate::data::{Dataset, Fitted, InputDims, TaskInfo};
+use crate::error::{Error, Result};
+use crate::ffi;
+use crate::model::{Model, ModelError, TaskSpec};
+use crate::step::losses::{self, TaskLoss};
+use crate::train::persist::Stored;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use tch::Device;
+
+/// Whether and from where a run continues.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Resume {
+    /// From the latest checkpoint of the run directory, if there is one.
+    #[default]
+    Auto,
+    /// Never: the run directory must not hold a checkpoint.
+    Never,
+    /// From this checkpoint folder, or from the latest checkpoint of this run directory.
+    From(PathBuf),
+}
+
+/// A checkpoint to continue from; on rank 0 alone.
+#[derive(Debug)]
+pub struct Start {
+    /// Its folder.
+    pub path: PathBuf,
+    /// What it holds.
+    pub snapshot: Snapshot,
+}
+
+/// Threads of this rank, for libtorch and for our own kernels: `train.threads`, or `OMP_NUM_THREADS`, or the node's
+/// cores divided by its ranks.
+///
+/// # Errors
+/// If the pool of our kernels cannot be started.
+pub fn set_threads(config: &Config, comm: &dyn Collective) -> Result<usize> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let by_user = std::env::var("OMP_NUM_THREADS").ok().and_then(|n| n.parse().ok()).filter(|&n| n > 0);
+    let share = (cores / comm.world().local_size).max(1);
+    let threads = config.train.threads.or(by_user).unwrap_or(share);
+    tch::set_num_threads(threads as i32);
+    // A pool that is there already (a second run in one process) stays as it is.
+    let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+    Ok(threads)
+}
+
+/// The device of this rank.
+///
+/// # Errors
+/// Devices other than the CPU, which this version does not train on.
+pub fn device(config: &Config) -> Result<Device> {
+    match config.train.device.as_str() {
+        "auto" | "cpu" => Ok(Device::Cpu),
+        other => Err(Error::Usage(format!(
+            "`train.device` is `{other}`, but this version of polytask moves tensors between CPUs only\n  hint: use \
+             `train.device: auto` or `cpu`"
+        ))),
+    }
+}
+
+/// All ranks were given the same configuration.
+///
+/// # Collective
+/// All ranks.
+///
+/// # Errors
+/// If one was not: names it, and the first key that differs.
+pub fn same_config(config: &Config, comm: &dyn Collective) -> Result<()> {
+    let mine = serde_json::to_vec(config).unwrap_or_default();
+    let all = comm.all_gather_bytes(&mine)?;
+    let Some(rank) = all.iter().position(|other| *other != all[0]) else { return Ok(()) };
+    let parse = |bytes: &[u8]| serde_json::from_slice::<Config>(bytes).ok();
+    let differs = match (parse(&all[0]), parse(&all[rank])) {
+        (Some(a), Some(b)) => {
+            a.diff(&b).first().map(|c| format!("`{}` is {} on rank 0 and {} there", c.key, c.old, c.new))
+        }
+        _ => None,
+    };
+    Err(Error::Usage(format!(
+        "rank {rank} was started with another configuration than rank 0: {}\n  hint: start all ranks with the same command, \
+         and give all nodes the same file",
+        differs.unwrap_or_else(|| "it cannot be compared".into())
+    )))
+}
+
+/// Finds the checkpoint to continue from and checks that the configuration may continue it.
+///
+/// # Collective
+/// All ranks; rank 0 alone reads files.
+///
+/// # Errors
+/// On all ranks: no good checkpoint where one is asked for, or one of another experiment.
+pub fn find_start(config: &Config, resume: &Resume, comm: &dyn Collective) -> Result<Option<Start>> {
+    let found = if comm.world().is_main() { read_start(config, resume) } else { Ok(None) };
+    agree(comm, found)
+}
+
+fn read_start(config: &Config, resume: &Resume) -> Result<Option<Start>> {
+    let root = config.run.dir().join("checkpoints");
+    let start = match resume {
+        Resume::Never => {
+            if let Some(found) = checkpoint::latest(&root)? {
+                return Err(Error::Usage(format!(
+                    "{} holds a run of {} steps, and `--resume never` would overwrite it\n  hint: choose another `run.dir`, \
+                     move the folder away, or continue with `--resume auto`",
+                    config.run.dir().display(),
+                    found.snapshot.step
+                )));
+            }
+            None
+        }
+        Resume::Auto => latest(&root)?,
+        Resume::From(dir) => Some(read_checkpoint(dir)?),
+    };
+    if let Some(start) = &start {
+        may_continue(config, start)?;
+    }
+    Ok(start)
+}
+
+fn latest(root: &Path) -> Result<Option<Start>> {
+    let Some(found) = checkpoint::latest(root)? else { return Ok(None) };
+    found.warnings.iter().for_each(|w| tracing::warn!("{w}"));
+    Ok(Some(Start { path: found.path, snapshot: found.snapshot }))
+}
+
+/// Reads a checkpoint folder, or the latest checkpoint of a run directory.
+///
+/// # Errors
+/// If there is none that verifies.
+pub fn read_checkpoint(dir: &Path) -> Result<Start> {
+    let root = dir.join("checkpoints");
+    if root.is_dir() {
+        let none = || CheckpointError::Bad { path: root.clone(), message: "holds no checkpoint yet".into() };
+        return Ok(latest(&root)?.ok_or_else(none)?);
+    }
+    Ok(Start { path: dir.into(), snapshot: checkpoint::read(dir)? })
+}
+
+/// A changed configuration may continue only if no change makes it another experiment.
+fn may_continue(config: &Config, start: &Start) -> Result<()> {
+    let old: Config = part(&start.snapshot, &start.path, "config")?;
+    let refused: Vec<String> = old
+        .diff(config)
+        .into_iter()
+        .filter(|change| !change.allowed)
+        .map(|change| format!("  {}: {} -> {}", change.key, change.old, change.new))
+        .collect();
+    if refused.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Usage(format!(
+        "the configuration is not the one of {}, which it would continue:\n{}\n  hint: choose another `run.dir` for \
+         another experiment, or take the changes back",
+        start.path.display(),
+        refused.join("\n")
+    )))
+}
+
+/// A JSON part of a snapshot as a type.
+///
+/// # Errors
+/// If it is missing or another type.
+pub fn part<T: for<'de> Deserialize<'de>>(snapshot: &Snapshot, path: &Path, stem: &str) -> Result<T, CheckpointError> {
+    let bad = |message: String| CheckpointError::Bad { path: path.join(format!("{stem}.json")), message };
+    let value = snapshot.json.get(stem).ok_or_else(|| bad("missing from the checkpoint".into()))?;
+    Deserialize::deserialize(value).map_err(|e| bad(e.to_string()))
+}
+
+/// Reads the data: with the transforms of `start` if there is one, else with transforms fitted on the training split.
+///
+/// # Collective
+/// All ranks; `start` on rank 0 alone.
+///
+/// # Errors
+/// On all ranks: bad data on any rank.
+pub fn open_data(config: &Config, start: Option<&Start>, comm: &dyn Collective) -> Result<Dataset> {
+    let fitted: Result<Option<Fitted>> =
+        start.map(|s| part(&s.snapshot, &s.path, "transforms")).transpose().map_err(Error::from);
+    let mut bytes = serde_json::to_vec(&agree(comm, fitted)?).unwrap_or_default();
+    comm.broadcast(&mut bytes)?;
+    let fitted: Option<Fitted> = serde_json::from_slice(&bytes)
+        .map_err(|e| CheckpointError::Bad { path: "transforms.json".into(), message: e.to_string() })?;
+    agree(
+        comm,
+        match &fitted {
+            Some(fitted) => Dataset::open_with(config, fitted),
+            None => Dataset::open(config),
+        },
+    )
+}
+
+/// The configured model for these inputs and tasks, and a loss per task.
+///
+/// # Errors
+/// A model that does not fit the inputs.
+pub fn build_model(
+    config: &Config,
+    dims: &InputDims,
+    tasks: &[TaskInfo],
+    world_size: usize,
+) -> Result<(Model, Vec<Box<dyn TaskLoss>>)> {
+    let spec = |((_, task), info): (&(String, crate::config::Task), &TaskInfo)| TaskSpec {
+        name: info.name.clone(),
+        outputs: info.outputs,
+        head: task.head.clone(),
+    };
+    let specs: Vec<TaskSpec> = config.tasks.iter().zip(tasks).map(spec).collect();
+    let (precision, seed) = (config.train.precision, config.run.seed);
+    let model = Model::build(&config.model, dims, &specs, precision, device(config)?, seed, world_size)
+        .map_err(|e: ModelError| Error::Usage(e.to_string()))?;
+    Ok((model, tasks.iter().map(|info| losses::build(&info.kind)).collect()))
+}
+
+/// A fresh learner whose parameters are those of rank 0 on all ranks.
+///
+/// # Collective
+/// All ranks.
+///
+/// # Errors
+/// A model that does not fit the inputs.
+pub fn build_learner<F: Stored>(config: &Config, dataset: &Dataset, comm: &dyn Collective) -> Result<Learner<F>> {
+    let (mut model, losses) = build_model(config, dataset.dims(), dataset.tasks(), comm.world().size)?;
+    if comm.world().size > 1 {
+        let mut bytes = bytemuck::cast_slice::<F, u8>(ffi::numbers::<F>(&model.params.flat)).to_vec();
+        comm.broadcast(&mut bytes)?;
+        let flat = ffi::numbers_mut::<F>(&mut model.params.flat);
+        flat.iter_mut().zip(bytes.chunks_exact(size_of::<F>())).for_each(|(x, b)| *x = bytemuck::pod_read_unaligned(b));
+    }
+    Ok(Learner::new(config, model, losses, comm))
+}
+
+/// The name of a configured choice, without its options.
+pub fn choice_name<T: Serialize>(choice: &T) -> String {
+    match serde_json::to_value(choice) {
+        Ok(serde_json::Value::String(name)) => name,
+        Ok(serde_json::Value::Object(map)) => map.keys().next().cloned().unwrap_or_default(),
+        _ => String::new(),
+    }
+}

@@ -1,0 +1,64 @@
+//! Makes the files of the binary formats, whole or broken.
+
+use arrow_array::types::Float64Type;
+use arrow_array::{ArrayRef, Float64Array, ListArray, RecordBatch, StringArray};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use parquet::arrow::ArrowWriter;
+use std::io::{Cursor, Write};
+use std::sync::Arc;
+
+/// Packs bytes.
+pub fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(bytes).expect("memory");
+    encoder.finish().expect("memory")
+}
+
+/// A good file of two rows: `x` is 1, null; `nan` is 1, NaN; `word` is a, b; `list` holds lists.
+pub fn parquet() -> Vec<u8> {
+    let lists = [Some(vec![Some(1.0)]), Some(vec![])];
+    let columns: [(&str, ArrayRef); 4] = [
+        ("x", Arc::new(Float64Array::from(vec![Some(1.0), None]))),
+        ("nan", Arc::new(Float64Array::from(vec![1.0, f64::NAN]))),
+        ("word", Arc::new(StringArray::from(vec!["a", "b"]))),
+        ("list", Arc::new(ListArray::from_iter_primitive::<Float64Type, _, _>(lists))),
+    ];
+    let batch = RecordBatch::try_from_iter(columns).expect("equal lengths");
+    let mut bytes = Vec::new();
+    let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), None).expect("memory");
+    writer.write(&batch).expect("memory");
+    writer.close().expect("memory");
+    bytes
+}
+
+/// An npy file of version 1 with these header entries.
+pub fn npy(descr: &str, shape: &str, data: &[u8]) -> Vec<u8> {
+    let header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}\n");
+    let length = (header.len() as u16).to_le_bytes();
+    [b"\x93NUMPY\x01\x00", &length[..], header.as_bytes(), data].concat()
+}
+
+/// An archive of one array `x` whose checksum is not that of its bytes.
+pub fn npz_with_a_wrong_checksum(array: &[u8]) -> Vec<u8> {
+    let mut writer = npyz::npz::NpzWriter::new(Cursor::new(Vec::new()));
+    let zip = writer.zip_writer();
+    zip.start_file("x.npy", Default::default()).expect("memory");
+    zip.write_all(array).expect("memory");
+    let mut bytes = zip.finish().expect("memory").into_inner();
+    let directory = bytes.windows(4).position(|w| w == b"PK\x01\x02").expect("a central directory");
+    // In an entry of the central directory, the checksum follows after 16 bytes.
+    bytes[directory + 16] ^= 1;
+    bytes
+}
+
+/// A safetensors file with this header.
+pub fn safetensors(header: &str, data: &[u8]) -> Vec<u8> {
+    [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), data].concat()
+}
+
+/// An IDX file of unsigned bytes.
+pub fn idx(shape: &[u32], values: &[u8]) -> Vec<u8> {
+    let sizes: Vec<u8> = shape.iter().flat_map(|size| size.to_be_bytes()).collect();
+    [&[0, 0, 8, shape.len() as u8][..], &sizes, values].concat()
+}
