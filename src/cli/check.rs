@@ -33,7 +33,7 @@ impl CheckArgs {
         ffi::keep_freed_memory();
         log::init(0, 1);
         setup::device(&config)?;
-        setup::set_threads(&config, &Solo)?;
+        setup::set_threads(&config, &Solo);
         let dataset = Dataset::open(&config)?;
         match config.train.precision {
             Precision::F32 => self.check::<f32>(&config, &dataset)?,

@@ -78,7 +78,7 @@ impl<'a, F: Stored> Session<'a, F> {
     fn start(config: &'a Config, resume: &Resume, comm: &'a dyn Collective) -> Result<Self> {
         let began = Instant::now();
         setup::device(config)?;
-        setup::set_threads(config, comm)?;
+        setup::set_threads(config, comm);
         let start = setup::find_start(config, resume, comm)?;
         let dataset = setup::open_data(config, start.as_ref(), comm)?;
         let sampler = dataset.sampler(config)?;

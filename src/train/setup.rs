@@ -39,20 +39,14 @@ pub struct Start {
     pub snapshot: Snapshot,
 }
 
-/// Threads of this rank, for libtorch and for our own kernels: `train.threads`, or `OMP_NUM_THREADS`, or the node's
+/// Sets the threads of this rank, which libtorch and our own kernels share: `train.threads`, or `OMP_NUM_THREADS`, or the node's
 /// cores divided by its ranks.
-///
-/// # Errors
-/// If the pool of our kernels cannot be started.
-pub fn set_threads(config: &Config, comm: &dyn Collective) -> Result<usize> {
+pub fn set_threads(config: &Config, comm: &dyn Collective) {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let by_user = std::env::var("OMP_NUM_THREADS").ok().and_then(|n| n.parse().ok()).filter(|&n| n > 0);
     let share = (cores / comm.world().local_size).max(1);
     let threads = config.train.threads.or(by_user).unwrap_or(share);
     tch::set_num_threads(threads as i32);
-    // A pool that is there already (a second run in one process) stays as it is.
-    let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
-    Ok(threads)
 }
 
 /// The device of this rank.
