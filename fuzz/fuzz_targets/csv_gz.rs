@@ -3,8 +3,8 @@
 
 mod common;
 
-use libfuzzer_sys::fuzz_target;
 use flate2::{Compression, write::GzEncoder};
+use libfuzzer_sys::fuzz_target;
 use polytask::config::Dialect;
 use polytask::data::sources::csv;
 use polytask::data::table::{Role, Wanted};
