@@ -29,6 +29,11 @@ pub fn world_by_launcher() -> World {
     }
 }
 
+/// Threads per rank as the user's environment wants them (`OMP_NUM_THREADS`).
+pub fn threads_by_environment() -> Option<usize> {
+    number("OMP_NUM_THREADS").filter(|&n| n > 0)
+}
+
 /// Joins the world. Without a launcher this is a world of one and MPI is never touched.
 ///
 /// # Errors

@@ -11,7 +11,7 @@ pub mod reduce;
 pub mod solo;
 pub mod threads;
 
-pub use launch::{connect, launched, rank_by_launcher, world_by_launcher};
+pub use launch::{connect, launched, rank_by_launcher, threads_by_environment, world_by_launcher};
 pub use solo::Solo;
 pub use threads::Threads;
 

@@ -2,7 +2,7 @@
 
 use super::Learner;
 use crate::checkpoint::{self, CheckpointError, Snapshot};
-use crate::comm::{Collective, agree};
+use crate::comm::{Collective, agree, threads_by_environment};
 use crate::config::Config;
 use crate::data::{Batch, Dataset, Fitted, InputDims, Split, TaskInfo};
 use crate::error::{Error, Result};
@@ -43,9 +43,8 @@ pub struct Start {
 /// cores divided by its ranks.
 pub fn set_threads(config: &Config, comm: &dyn Collective) {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let by_user = std::env::var("OMP_NUM_THREADS").ok().and_then(|n| n.parse().ok()).filter(|&n| n > 0);
     let share = (cores / comm.world().local_size).max(1);
-    let threads = config.train.threads.or(by_user).unwrap_or(share);
+    let threads = config.train.threads.or_else(threads_by_environment).unwrap_or(share);
     tch::set_num_threads(threads as i32);
 }
 

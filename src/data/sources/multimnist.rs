@@ -221,7 +221,7 @@ mod tests {
     }
 
     const PINNED: [(u8, u8); 6] = [(2, 22), (2, 23), (9, 10), (20, 1), (1, 3), (20, 5)];
-    const PINNED_VAL_POOL: [usize; 4] = [0; 4];
+    const PINNED_VAL_POOL: [usize; 4] = [8, 17, 6, 15];
 
     #[test]
     fn too_few_images_are_refused() {
