@@ -1,7 +1,7 @@
 //! The network: a shared encoder in stages, a head per task, and their parameters in one flat buffer.
 //!
 //! A library user brings an encoder or a head by implementing [`Encoder`] or [`Head`] and giving it to
-//! [`Model::assemble`]; `examples/custom_encoder.rs` shows how.
+//! [`Model::assemble`] or [`Model::assemble_with`]; `examples/custom_encoder.rs` shows how.
 
 pub mod encoders;
 pub mod heads;
@@ -109,7 +109,7 @@ impl Model {
     }
 
     /// Builds a model with hard sharing around any encoder. `encoder` makes its parameters with the builder and calls
-    /// [`ParamBuilder::stage`] before those of each stage.
+    /// [`ParamBuilder::stage`] before those of each stage. The heads are those of the tasks' configurations.
     ///
     /// # Errors
     /// Those of `encoder`, and heads that do not fit its stages.
@@ -121,6 +121,23 @@ impl Model {
         world_size: usize,
         encoder: impl FnOnce(&mut ParamBuilder) -> Result<Box<dyn Encoder>, ModelError>,
     ) -> Result<Model, ModelError> {
+        Model::assemble_with(tasks, kind, device, seed, world_size, encoder, heads::build)
+    }
+
+    /// As [`Model::assemble`], with heads of the caller's too. `head` is called once per task, with the width of the stage
+    /// to which the task is attached; the parameters that it makes belong to that task.
+    ///
+    /// # Errors
+    /// As [`Model::assemble`].
+    pub fn assemble_with(
+        tasks: &[TaskSpec],
+        kind: Kind,
+        device: Device,
+        seed: u64,
+        world_size: usize,
+        encoder: impl FnOnce(&mut ParamBuilder) -> Result<Box<dyn Encoder>, ModelError>,
+        mut head: impl FnMut(&TaskSpec, usize, &mut ParamBuilder) -> Box<dyn Head>,
+    ) -> Result<Model, ModelError> {
         let mut builder = ParamBuilder::new(kind, device, seed, tasks.iter().map(|t| t.head.stage).collect());
         let encoder = encoder(&mut builder)?;
         let last = encoder.widths().len() - 1;
@@ -131,7 +148,7 @@ impl Model {
                 return Err(ModelError::Stage { task: task.name.clone(), stage, last });
             }
             builder.tasks(&[t]);
-            heads.push((stage, heads::build(task, encoder.widths()[stage], &mut builder)));
+            heads.push((stage, head(task, encoder.widths()[stage], &mut builder)));
         }
         let used = heads.iter().map(|(stage, _)| *stage).max().unwrap_or(last);
         if used < last {
@@ -162,5 +179,51 @@ pub fn kind_of(precision: config::Precision) -> Kind {
     match precision {
         config::Precision::F32 => Kind::Float,
         config::Precision::F64 => Kind::Double,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Identity;
+
+    impl Encoder for Identity {
+        fn widths(&self) -> &[usize] {
+            &[3]
+        }
+        fn forward(&self, inputs: &Inputs, _train: bool) -> Vec<Tensor> {
+            inputs.dense.iter().map(Tensor::shallow_clone).collect()
+        }
+    }
+
+    /// One factor per input.
+    struct Weigh(Tensor);
+
+    impl Head for Weigh {
+        fn forward(&self, representation: &Tensor, _train: bool) -> Tensor {
+            representation.matmul(&self.0).unsqueeze(1)
+        }
+    }
+
+    #[test]
+    fn heads_of_the_caller_own_their_parameters() {
+        let task = |name: &str| TaskSpec { name: name.into(), outputs: 1, head: config::Head::default() };
+        let (tasks, mut seen) = ([task("a"), task("b")], Vec::new());
+        let encoder = |_: &mut ParamBuilder| -> Result<Box<dyn Encoder>, ModelError> { Ok(Box::new(Identity)) };
+        let head = |task: &TaskSpec, width: usize, builder: &mut ParamBuilder| -> Box<dyn Head> {
+            seen.push((task.name.clone(), width));
+            let start = Init::Constant(seen.len() as f64);
+            Box::new(Weigh(builder.param(format!("heads.{}.factor", task.name), &[width], start)))
+        };
+        let model = Model::assemble_with(&tasks, Kind::Float, Device::Cpu, 1, 1, encoder, head).unwrap();
+
+        assert_eq!(seen, [("a".to_string(), 3), ("b".to_string(), 3)]);
+        let owners: Vec<(&str, &[usize])> =
+            model.params.entries.iter().map(|e| (e.name.as_str(), e.scope.as_slice())).collect();
+        assert_eq!(owners, [("heads.a.factor", &[0][..]), ("heads.b.factor", &[1])]);
+        let dense = Some(Tensor::from_slice(&[1.0f32, 2.0, 3.0]).reshape([1, 3]));
+        let stages = model.represent(&Inputs { dense, categorical: None, tokens: None, image: None }, true);
+        assert_eq!(model.output(1, &stages, true).double_value(&[0, 0]), 12.0);
     }
 }

@@ -15,7 +15,7 @@ use crate::balance::global::GramSum;
 use crate::balance::{Balancer, Coefficients, Gram};
 use crate::comm::reduce::{Reduced, Reducer, SegmentRows};
 use crate::comm::{Collective, Number, agree_on_sum};
-use crate::config::{Config, NonFinite};
+use crate::config::{Balance, Config, NonFinite, Optim, Reduction};
 use crate::data::Batch;
 use crate::error::Result;
 use crate::ffi::{self, TorchReal};
@@ -43,6 +43,38 @@ pub struct Learner<F> {
     non_finite: NonFinite,
 }
 
+/// What a learner needs to know besides model and losses.
+#[derive(Debug, Clone)]
+pub struct Recipe {
+    /// Task names in the order of the losses.
+    pub tasks: Vec<String>,
+    /// Seed of the draws of surgery.
+    pub seed: u64,
+    /// Weighting and surgery.
+    pub balance: Balance,
+    /// Optimizer. Its learning rate is a matter of whoever calls [`Learner::step`].
+    pub optim: Optim,
+    /// How gradients are reduced.
+    pub reduction: Reduction,
+    /// What becomes of values that are not finite. With `Skip`, no parameter is moved before the update is known to be
+    /// finite.
+    pub non_finite: NonFinite,
+}
+
+impl Recipe {
+    /// What a configuration says.
+    pub fn of(config: &Config) -> Self {
+        Recipe {
+            tasks: config.tasks.iter().map(|(name, _)| name.clone()).collect(),
+            seed: config.run.seed,
+            balance: config.balance.clone(),
+            optim: config.optim.clone(),
+            reduction: config.comm.reduction,
+            non_finite: config.train.non_finite,
+        }
+    }
+}
+
 /// What a step did; the same on every rank, times excepted.
 #[derive(Debug, Clone)]
 pub struct StepReport {
@@ -65,18 +97,22 @@ pub struct StepReport {
 impl<F: TorchReal + Number> Learner<F> {
     /// A learner around a freshly built model.
     pub fn new(config: &Config, model: Model, losses: Vec<Box<dyn TaskLoss>>, comm: &dyn Collective) -> Self {
-        let tasks: Vec<String> = config.tasks.iter().map(|(name, _)| name.clone()).collect();
-        let reducer = Reducer::new(config.comm.reduction);
+        Learner::assemble(Recipe::of(config), model, losses, comm)
+    }
+
+    /// As [`Learner::new`], without a configuration of a whole run.
+    pub fn assemble(recipe: Recipe, model: Model, losses: Vec<Box<dyn TaskLoss>>, comm: &dyn Collective) -> Self {
+        let reducer = Reducer::new(recipe.reduction);
         let n = model.params.segments.iter().map(|s| reducer.block(&s.range, comm).len()).sum();
         Learner {
-            balancer: Balancer::build(&config.balance, &tasks, config.run.seed),
-            optimizer: Optimizer::new(&config.optim, n),
-            clip_norm: config.optim.clip_norm(),
-            non_finite: config.train.non_finite,
+            balancer: Balancer::build(&recipe.balance, &recipe.tasks, recipe.seed),
+            optimizer: Optimizer::new(&recipe.optim, n),
+            clip_norm: recipe.optim.clip_norm(),
+            non_finite: recipe.non_finite,
             model,
             losses,
             reducer,
-            tasks,
+            tasks: recipe.tasks,
         }
     }
 

@@ -9,7 +9,7 @@ pub mod setup;
 mod signals;
 mod window;
 
-pub use learner::{Learner, StepReport};
+pub use learner::{Learner, Recipe, StepReport};
 pub use progress::Progress;
 pub use replicas::check_replicas;
 pub use setup::Resume;
