@@ -46,7 +46,7 @@ pub fn read(dir: &Path) -> Result<Snapshot> {
 /// Checks sizes and hashes of a checkpoint folder, without keeping its content.
 ///
 /// # Errors
-/// As [`read`].
+/// As [`read()`].
 pub(super) fn verified(dir: &Path) -> Result<Manifest> {
     let manifest = checked_manifest(dir)?;
     for file in &manifest.files {
@@ -58,7 +58,7 @@ pub(super) fn verified(dir: &Path) -> Result<Manifest> {
 /// Checks sizes and hashes of a checkpoint folder, without keeping its content; returns its step.
 ///
 /// # Errors
-/// As [`read`].
+/// As [`read()`].
 pub fn verify(dir: &Path) -> Result<u64> {
     verified(dir).map(|manifest| manifest.step)
 }

@@ -63,11 +63,11 @@ fn undo(root: &Path, step: u64) {
     }
 }
 
-/// As [`write`], with a hook that is called at every [`Point`]. An error of the hook ends the write on the spot and
+/// As [`write()`], with a hook that is called at every [`Point`]. An error of the hook ends the write on the spot and
 /// without cleaning up, as a crash would: for tests of crash safety.
 ///
 /// # Errors
-/// As [`write`], and errors of the hook.
+/// As [`write()`], and errors of the hook.
 pub fn write_with(root: &Path, snapshot: &Snapshot, hook: &mut dyn FnMut(Point) -> io::Result<()>) -> Result<PathBuf> {
     check(root, snapshot)?;
     let target = root.join(folder::name(snapshot.step));

@@ -156,7 +156,9 @@ impl Collective for Mpi {
         }
         let counts: Vec<i32> = lengths.iter().map(|&n| n as i32).collect();
         let starts: Vec<i32> = counts.iter().scan(0, |at, &n| Some(std::mem::replace(at, *at + n))).collect();
-        let mut all = vec![0u8; total as usize];
+        // The pointer of an empty Rust buffer of bytes is 1, which is MPI_IN_PLACE: never hand MPI such a buffer.
+        let mut all = vec![0u8; total.max(1) as usize];
+        let data = if data.is_empty() { &[0u8][..0] } else { data };
         let mut parts = PartitionMut::new(&mut all[..], &counts[..], &starts[..]);
         self.comm.all_gather_varcount_into(data, &mut parts);
         drop(parts);

@@ -11,6 +11,7 @@ use super::values::width;
 use super::words::{Index, tokenize};
 use super::{DataError, Inputs, Tokens};
 use crate::config::Missing;
+use crate::ffi::tensor_of;
 use tch::Tensor;
 
 /// Transformed inputs, a row per sample.
@@ -233,8 +234,8 @@ impl Image {
                 Pixels::Floats(values) => out.extend_from_slice(&values[row as usize * size..][..size]),
             }
         }
-        let [c, h, w] = self.shape.map(|s| s as i64);
-        Tensor::from_slice(&out).view([rows.len() as i64, c, h, w])
+        let [c, h, w] = self.shape;
+        tensor_of(&out, &[rows.len(), c, h, w])
     }
 }
 
@@ -247,7 +248,7 @@ impl Words {
             offsets.push(ids.len() as i64);
             ids.extend(bag(row).iter().map(|&id| i64::from(id)));
         }
-        Tokens { ids: Tensor::from_slice(&ids), offsets: Tensor::from_slice(&offsets) }
+        Tokens { ids: tensor_of(&ids, &[ids.len()]), offsets: tensor_of(&offsets, &[rows.len()]) }
     }
 }
 
@@ -274,8 +275,7 @@ impl Features {
             out.extend_from_slice(&self.floats[row as usize * n_floats..][..n_floats]);
             out.extend(self.bits[row as usize * n_bits..][..n_bits].iter().map(|&bit| f32::from(bit)));
         }
-        let shape = [rows.len() as i64, (n_floats + n_bits) as i64];
-        Tensor::from_slice(&out).view(shape)
+        tensor_of(&out, &[rows.len(), n_floats + n_bits])
     }
 
     fn gather_categories(&self, rows: &[u32]) -> Tensor {
@@ -284,6 +284,6 @@ impl Features {
         for &row in rows {
             out.extend(self.categories[row as usize * width..][..width].iter().map(|&c| i64::from(c)));
         }
-        Tensor::from_slice(&out).view([rows.len() as i64, width as i64])
+        tensor_of(&out, &[rows.len(), width])
     }
 }

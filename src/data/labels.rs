@@ -6,8 +6,8 @@ use super::table::Cells;
 use super::values::{same_value, sort_values, width};
 use super::{DataError, Target};
 use crate::config::{Binary, Kind, Task};
+use crate::ffi::tensor_of;
 use std::collections::{BTreeMap, BTreeSet};
-use tch::Tensor;
 
 /// The target of one task in some rows.
 pub(crate) struct Column<'a> {
@@ -285,7 +285,7 @@ impl Labels {
                 };
                 let values: Vec<i64> = rows.iter().map(of).collect();
                 let n_labelled = values.iter().filter(|c| **c >= 0).count();
-                Target { task, values: Tensor::from_slice(&values), mask: None, n_labelled }
+                Target { task, values: tensor_of(&values, &[rows.len()]), mask: None, n_labelled }
             }
             Labels::Numbers { width, values } => gather_numbers(task, *width, values, rows),
         }
@@ -300,11 +300,11 @@ fn gather_numbers(task: usize, width: usize, values: &[f32], rows: &[u32]) -> Ta
         n_labelled += usize::from(labels.iter().any(|y| !y.is_nan()));
         picked.extend_from_slice(labels);
     }
-    let shape = [rows.len() as i64, width as i64];
+    let shape = [rows.len(), width];
     let mask = picked.iter().any(|y| y.is_nan()).then(|| {
         let mask: Vec<f32> = picked.iter().map(|y| f32::from(u8::from(!y.is_nan()))).collect();
         picked.iter_mut().filter(|y| y.is_nan()).for_each(|y| *y = 0.0);
-        Tensor::from_slice(&mask).view(shape)
+        tensor_of(&mask, &shape)
     });
-    Target { task, values: Tensor::from_slice(&picked).view(shape), mask, n_labelled }
+    Target { task, values: tensor_of(&picked, &shape), mask, n_labelled }
 }

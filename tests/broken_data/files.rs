@@ -1,4 +1,5 @@
 //! Makes the files of the binary formats, whole or broken.
+#![allow(dead_code, reason = "each test program uses some of these")]
 
 use arrow_array::types::Float64Type;
 use arrow_array::{ArrayRef, Float64Array, ListArray, RecordBatch, StringArray};
@@ -39,13 +40,18 @@ pub fn npy(descr: &str, shape: &str, data: &[u8]) -> Vec<u8> {
     [b"\x93NUMPY\x01\x00", &length[..], header.as_bytes(), data].concat()
 }
 
-/// An archive of one array `x` whose checksum is not that of its bytes.
-pub fn npz_with_a_wrong_checksum(array: &[u8]) -> Vec<u8> {
+/// An archive of one array `x`.
+pub fn npz(array: &[u8]) -> Vec<u8> {
     let mut writer = npyz::npz::NpzWriter::new(Cursor::new(Vec::new()));
     let zip = writer.zip_writer();
     zip.start_file("x.npy", Default::default()).expect("memory");
     zip.write_all(array).expect("memory");
-    let mut bytes = zip.finish().expect("memory").into_inner();
+    zip.finish().expect("memory").into_inner()
+}
+
+/// The same with a checksum that is not that of its bytes.
+pub fn npz_with_a_wrong_checksum(array: &[u8]) -> Vec<u8> {
+    let mut bytes = npz(array);
     let directory = bytes.windows(4).position(|w| w == b"PK\x01\x02").expect("a central directory");
     // In an entry of the central directory, the checksum follows after 16 bytes.
     bytes[directory + 16] ^= 1;

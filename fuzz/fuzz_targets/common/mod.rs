@@ -9,7 +9,7 @@ pub fn wanted(names: &[String]) -> Vec<Vec<Wanted>> {
     let roles = [Role::Number, Role::Category, Role::Bits, Role::Text, Role::Image];
     let want = |role| names.iter().take(8).map(|name| Wanted { name: name.clone(), role }).collect();
     // All columns together, then each alone: one that cannot be read hides those after it.
-    let alone = names.iter().take(8).map(|n| roles.map(|role| vec![Wanted { name: n.clone(), role }])).flatten();
+    let alone = names.iter().take(8).flat_map(|n| roles.map(|role| vec![Wanted { name: n.clone(), role }]));
     roles.map(want).into_iter().chain(alone).collect()
 }
 

@@ -16,7 +16,7 @@ use std::path::Path;
 /// One `@attribute`.
 struct Attribute {
     name: String,
-    /// The declared values of a nominal attribute.
+    /// The declared values of a nominal attribute, sorted.
     values: Option<Vec<String>>,
 }
 
@@ -132,6 +132,7 @@ fn nominal(list: &str) -> Result<Vec<String>, String> {
         values.push(cell.map_or_else(|| "?".to_owned(), Cow::into_owned));
         rest = after.unwrap_or_default().trim_start();
     }
+    values.sort_unstable();
     Ok(values)
 }
 
@@ -214,7 +215,7 @@ fn quoted(text: &str, quote: char) -> Result<(Cow<'_, str>, &str), String> {
 /// Checks a cell of a nominal attribute against the declared values.
 fn declared(cell: &str, attribute: &Attribute) -> Result<(), String> {
     match &attribute.values {
-        Some(values) if !values.iter().any(|v| v == cell) => {
+        Some(values) if values.binary_search_by(|v| v.as_str().cmp(cell)).is_err() => {
             let hint = names::nearest(values, cell).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
             Err(format!("{} is not among the values that the header declares{hint}", shown(cell)))
         }

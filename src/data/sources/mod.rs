@@ -10,6 +10,7 @@
 pub mod arff;
 pub mod arrays;
 mod cells;
+mod contain;
 pub mod csv;
 pub mod idx;
 pub mod jsonl;
@@ -18,6 +19,8 @@ pub mod multimnist;
 mod names;
 mod open;
 pub mod parquet;
+
+pub use contain::panic_is_contained;
 
 use crate::config::{self, Dialect, IdxPair, MultiMnist, Source};
 use crate::data::DataError;

@@ -1,11 +1,14 @@
 //! Finding wanted columns among those a file has.
 
+use super::cells::shown;
 use crate::data::DataError;
 use crate::data::table::Wanted;
 use std::path::Path;
 
 /// How many names a message lists.
 const LISTED: usize = 12;
+/// Longest name, in bytes, that is looked for among similar ones.
+const MAX_TYPED: usize = 80;
 
 /// Index of each wanted column among `names`.
 ///
@@ -34,15 +37,17 @@ pub(super) fn absent(path: &Path, names: &[String], name: &str) -> DataError {
     DataError::file(path, message).in_column(name)
 }
 
-/// The name most like `name`, if one is like it at all.
+/// The name most like `name`, if one is like it at all. Long names are no typing mistakes, and comparing them would
+/// take memory by the product of their lengths.
 pub(super) fn nearest<'a>(names: &'a [String], name: &str) -> Option<&'a str> {
+    let short = |n: &&String| n.len() <= MAX_TYPED && name.len() <= MAX_TYPED;
     let likeness = |n: &String| strsim::damerau_levenshtein(&n.to_lowercase(), &name.to_lowercase());
-    let near = names.iter().map(|n| (likeness(n), n)).min_by_key(|(distance, _)| *distance)?;
+    let near = names.iter().filter(short).map(|n| (likeness(n), n)).min_by_key(|(distance, _)| *distance)?;
     (near.0 <= 1 + name.chars().count() / 4).then_some(near.1.as_str())
 }
 
 fn listed(names: &[String]) -> String {
-    let shown: Vec<String> = names.iter().take(LISTED).map(|n| format!("`{n}`")).collect();
+    let shown: Vec<String> = names.iter().take(LISTED).map(|n| shown(n)).collect();
     match names.len() {
         0 => "no columns".into(),
         n if n > LISTED => format!("{} and {} more", shown.join(", "), n - LISTED),

@@ -1,6 +1,7 @@
 //! Apache Parquet: columns of numbers, booleans and strings. A null is a missing value.
 
 use super::cells::{Collector, Column, shown};
+use super::contain::contain;
 use super::names;
 use crate::data::DataError;
 use crate::data::table::{Table, Wanted};
@@ -30,6 +31,23 @@ type Builder<R> = ParquetRecordBatchReaderBuilder<R>;
 /// [`DataError`] with file, row (from 0) and column: for damaged files, columns that are not there or have a type
 /// that is not read, and cells that are not what they are wanted as.
 pub fn parse<R: ChunkReader + 'static>(input: R, path: &Path, wanted: &[Wanted]) -> Result<Table, DataError> {
+    contained(path, || decode(input, path, wanted))
+}
+
+/// The names of the columns of a Parquet file.
+///
+/// # Errors
+/// When the file's footer is damaged.
+pub fn columns<R: ChunkReader + 'static>(input: R, path: &Path) -> Result<Vec<String>, DataError> {
+    contained(path, || Ok(field_names(&open(input, path)?)))
+}
+
+/// A panic of the library means a damaged file.
+fn contained<T>(path: &Path, read: impl FnOnce() -> Result<T, DataError>) -> Result<T, DataError> {
+    contain(read).unwrap_or_else(|panic| Err(DataError::file(path, format!("the file is damaged ({panic})"))))
+}
+
+fn decode<R: ChunkReader + 'static>(input: R, path: &Path, wanted: &[Wanted]) -> Result<Table, DataError> {
     let builder = open(input, path)?;
     let picks = names::pick(path, &field_names(&builder), wanted)?;
     check_chunks(builder.metadata(), path)?;
@@ -52,14 +70,6 @@ pub fn parse<R: ChunkReader + 'static>(input: R, path: &Path, wanted: &[Wanted])
         n_rows += batch.num_rows();
     }
     table.finish(n_rows)
-}
-
-/// The names of the columns of a Parquet file.
-///
-/// # Errors
-/// When the file's footer is damaged.
-pub fn columns<R: ChunkReader + 'static>(input: R, path: &Path) -> Result<Vec<String>, DataError> {
-    Ok(field_names(&open(input, path)?))
 }
 
 fn open<R: ChunkReader + 'static>(input: R, path: &Path) -> Result<Builder<R>, DataError> {

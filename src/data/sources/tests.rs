@@ -235,7 +235,7 @@ fn predict_reads_by_the_file_name_first() {
 
 #[test]
 fn arrays_without_files_are_none() {
-    let source = Source::Arrays(Box::new(Arrays::default()));
+    let source = Source::Arrays(Box::<Arrays>::default());
     assert!(read(&source, Which::Train, None, &[]).expect("no file").is_none());
     assert!(columns(&source, Which::Train, None).expect("no file").is_empty());
 }

@@ -16,9 +16,9 @@ pub(super) fn parse(bytes: &[u8]) -> Result<RawArray<'_>, String> {
     let (element, big_endian) = element(&header.descr)?;
     let expected = n_bytes(&header.shape, element);
     if expected != Some(data.len()) {
-        let needed = expected.map_or_else(|| "more than memory can hold".to_owned(), |n| n.to_string());
+        let needed = expected.map_or_else(|| "more bytes than memory can hold".to_owned(), |n| format!("{n} bytes"));
         let (shape, found) = (&header.shape, data.len());
-        return Err(format!("shape {shape:?} of `{}` needs {needed} bytes, but the file holds {found}", header.descr));
+        return Err(format!("shape {shape:?} of `{}` needs {needed}, but the file holds {found}", header.descr));
     }
     let data = if header.fortran && header.shape.len() > 1 {
         Cow::Owned(row_major(data, &header.shape, element.size()))

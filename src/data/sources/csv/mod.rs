@@ -146,14 +146,13 @@ fn next<'r>(
     if let Some(at) = memchr::memchr(0, record.bytes) {
         return trouble(at, "holds a NUL byte: not a text file, or UTF-16 (save it as UTF-8)");
     }
-    if dialect.encoding == Encoding::Utf8 {
-        if let Err(error) = std::str::from_utf8(record.bytes) {
-            let at = error.valid_up_to();
-            let found = record.bytes[at];
-            let message =
-                format!("byte 0x{found:02x} is not UTF-8; set `dialect.encoding` to `latin1` or `utf8_lossy`");
-            return trouble(at, &message);
-        }
+    if dialect.encoding == Encoding::Utf8
+        && let Err(error) = std::str::from_utf8(record.bytes)
+    {
+        let at = error.valid_up_to();
+        let found = record.bytes[at];
+        let message = format!("byte 0x{found:02x} is not UTF-8; set `dialect.encoding` to `latin1` or `utf8_lossy`");
+        return trouble(at, &message);
     }
     Ok(Some(record))
 }

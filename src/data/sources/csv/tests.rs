@@ -191,7 +191,9 @@ proptest! {
         let wanted: Vec<Wanted> = names.iter().map(|name| want(name, Role::Text)).collect();
         let table = parse(&bytes[..], Path::new("t.csv"), &Dialect::default(), &wanted).expect("well-formed");
         for (index, (_, cells)) in table.columns.iter().enumerate() {
-            let column: Vec<Option<&str>> = rows.iter().map(|row| Some(row[index].as_str()).filter(|c| !c.is_empty())).collect();
+            let cell = |row: &Vec<String>| (!row[index].is_empty()).then(|| row[index].clone());
+            let column: Vec<Option<String>> = rows.iter().map(cell).collect();
+            let column: Vec<Option<&str>> = column.iter().map(Option::as_deref).collect();
             prop_assert_eq!(cells, &strings(&column));
         }
         let mut line = 2;
