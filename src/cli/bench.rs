@@ -49,7 +49,7 @@ impl BenchArgs {
         with_world(config.comm.backend, |comm| {
             setup::same_config(&config, comm)?;
             setup::device(&config)?;
-            setup::set_threads(&config, comm)?;
+            setup::set_threads(&config, comm);
             let times = match config.train.precision {
                 Precision::F32 => self.measure::<f32>(&config, comm)?,
                 Precision::F64 => self.measure::<f64>(&config, comm)?,

@@ -3,10 +3,9 @@
 use super::{ConfigArgs, text};
 use crate::comm::Solo;
 use crate::config::{Config, Optim, Precision, Reduction};
-use crate::data::{Batch, Dataset, Split};
+use crate::data::{Dataset, Split};
 use crate::error::{Error, Result, exit};
 use crate::model::{Params, Rows};
-use crate::step::{forward, probe_scopes};
 use crate::train::persist::Stored;
 use crate::train::setup::{self, choice_name};
 use crate::train::{Learner, StepReport};
@@ -34,7 +33,7 @@ impl CheckArgs {
         ffi::keep_freed_memory();
         log::init(0, 1);
         setup::device(&config)?;
-        setup::set_threads(&config, &Solo)?;
+        setup::set_threads(&config, &Solo);
         let dataset = Dataset::open(&config)?;
         match config.train.precision {
             Precision::F32 => self.check::<f32>(&config, &dataset)?,
@@ -48,11 +47,8 @@ impl CheckArgs {
         println!("{}", sources(config, dataset));
         println!("inputs: {}\n", inputs(dataset));
         let mut learner = setup::build_learner::<F>(config, dataset, &Solo)?;
-        let batch = self.few_rows(dataset);
-        let pass = forward(&learner.model, &learner.losses, &batch, false);
-        probe_scopes(&learner.model.params, &pass.terms).map_err(|e| Error::Usage(e.to_string()))?;
-        drop(pass);
-        let report = learner.step(0, config.optim.lr(), &[batch], &Solo)?;
+        setup::probe(&learner, dataset)?;
+        let report = learner.step(0, config.optim.lr(), &[setup::few_rows(dataset, self.rows)], &Solo)?;
         println!("{}", tasks(config, dataset, &report));
         println!("{}", parameters(&learner.model.params, config));
         println!("{}", self.memory(&learner, config, size_of::<F>()));
@@ -70,17 +66,6 @@ impl CheckArgs {
             Some(what) => return Err(Error::Guard(format!("the trial step failed: {what} is not finite"))),
         }
         Ok(())
-    }
-
-    fn few_rows(&self, dataset: &Dataset) -> Batch {
-        let few = |source: usize| {
-            // Spread over the split, so that rare labels have a chance.
-            let n = dataset.n_rows(source, Split::Train);
-            let wanted = self.rows.clamp(1, n.max(1));
-            let rows: Vec<u32> = (0..wanted).map(|k| (k * n / wanted) as u32).collect();
-            dataset.gather(source, Split::Train, &rows)
-        };
-        Batch { parts: (0..dataset.n_sources()).map(few).collect() }
     }
 
     /// What one rank of the planned run holds, besides the data and the activations of its slice.

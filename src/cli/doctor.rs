@@ -55,9 +55,9 @@ fn rank_line(facts: &Facts) -> String {
 /// When `out` cannot be written.
 pub fn print(findings: &[Finding], out: &mut dyn Write) -> io::Result<()> {
     for finding in findings {
-        writeln!(out, "{:<8} {:<12} {}", finding.status.name(), finding.topic, finding.text)?;
+        writeln!(out, "{:<8} {:<13} {}", finding.status.name(), finding.topic, finding.text)?;
         if let Some(remedy) = &finding.remedy {
-            writeln!(out, "{:<21} -> {remedy}", "")?;
+            writeln!(out, "{:<22} -> {remedy}", "")?;
         }
     }
     let count = |status| findings.iter().filter(|f| f.status == status).count();
@@ -79,9 +79,9 @@ mod tests {
         let mut out = Vec::new();
         print(&findings, &mut out).unwrap();
         insta::assert_snapshot!(String::from_utf8(out).unwrap(), @r"
-        ok       cores        8
-        problem  MPI          no launcher
-                              -> load a module
+        ok       cores         8
+        problem  MPI           no launcher
+                               -> load a module
 
         Training will not run as it should; to mend: 1
         ");
@@ -92,7 +92,7 @@ mod tests {
         let mut main = Vec::new();
         doctor(World { rank: 0, size: 2, local_rank: 0, local_size: 2 }, &mut main).unwrap();
         let main = String::from_utf8(main).unwrap();
-        assert!(main.contains("libtorch     2.11.0 in "), "{main}");
+        assert!(main.contains("libtorch      2.11.0 in "), "{main}");
 
         let mut other = Vec::new();
         let code = doctor(World { rank: 1, size: 2, local_rank: 1, local_size: 2 }, &mut other).unwrap();

@@ -34,7 +34,7 @@ impl PredictArgs {
         log::init(0, 1);
         check_predictions_path(&self.out)?;
         let config = self.run.config()?;
-        setup::set_threads(&config, &Solo)?;
+        setup::set_threads(&config, &Solo);
         let source = self.source_index(&config)?;
         let start = self.run.start(&Solo)?;
         let fitted = restored::fitted(&start)?;

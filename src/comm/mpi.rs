@@ -53,10 +53,7 @@ impl Mpi {
         Ok(Mpi { world, comm, scratch: RefCell::default(), traffic: Traffic::default(), _universe: universe })
     }
 
-    fn sum<F: Equivalence>(&self, data: &mut [F], scratch: &mut Vec<F>)
-    where
-        F: Copy + Default,
-    {
+    fn sum<F: Equivalence + Copy>(&self, data: &mut [F], scratch: &mut Vec<F>) {
         scratch.clear();
         scratch.extend_from_slice(data);
         for (send, recv) in scratch.chunks(MAX_COUNT).zip(data.chunks_mut(MAX_COUNT)) {
@@ -156,10 +153,10 @@ impl Collective for Mpi {
         }
         let counts: Vec<i32> = lengths.iter().map(|&n| n as i32).collect();
         let starts: Vec<i32> = counts.iter().scan(0, |at, &n| Some(std::mem::replace(at, *at + n))).collect();
-        let mut all = vec![0u8; total as usize];
-        let mut parts = PartitionMut::new(&mut all[..], &counts[..], &starts[..]);
-        self.comm.all_gather_varcount_into(data, &mut parts);
-        drop(parts);
+        // The pointer of an empty Rust buffer of bytes is 1, which is MPI_IN_PLACE: never hand MPI such a buffer.
+        let mut all = vec![0u8; total.max(1) as usize];
+        let data = if data.is_empty() { &[0u8][..0] } else { data };
+        self.comm.all_gather_varcount_into(data, &mut PartitionMut::new(&mut all[..], &counts[..], &starts[..]));
         Ok(starts.iter().zip(&counts).map(|(&at, &n)| all[at as usize..(at + n) as usize].to_vec()).collect())
     }
     fn abort(&self, code: u8) -> ! {

@@ -1,8 +1,7 @@
 //! Inner products of rows: `J` is read once, whatever the number of rows.
 
 use super::simd::dispatch;
-use super::{CHUNK, Fragment, Real};
-use rayon::prelude::*;
+use super::{CHUNK, Fragment, Real, parallel};
 
 /// Lanes of one accumulator: two AVX registers of `f32`, which hides the latency of a fused multiply-add.
 const LANES: usize = 16;
@@ -19,16 +18,15 @@ const BLOCK: usize = 1024;
 /// # Panics
 /// If `gram` is not `T * T` for every fragment.
 pub fn add_gram<F: Real>(fragments: &[Fragment<'_, F>], gram: &mut [f64]) {
-    let partial: Vec<Vec<f64>> = chunks(fragments)
-        .into_par_iter()
-        .map(|(fragment, start, end)| {
-            let rows: Vec<&[F]> =
-                fragment.rows.iter().map(|row| if row.is_empty() { *row } else { &row[start..end] }).collect();
-            let mut local = vec![0.0; rows.len() * rows.len()];
-            gram_chunk(&rows, &mut local);
-            local
-        })
-        .collect();
+    let chunks = chunks(fragments);
+    let partial: Vec<Vec<f64>> = parallel::map(chunks.len(), |k| {
+        let (fragment, start, end) = chunks[k];
+        let rows: Vec<&[F]> =
+            fragment.rows.iter().map(|row| if row.is_empty() { *row } else { &row[start..end] }).collect();
+        let mut local = vec![0.0; rows.len() * rows.len()];
+        gram_chunk(&rows, &mut local);
+        local
+    });
     for local in partial {
         assert_eq!(local.len(), gram.len(), "a fragment has another number of rows than the Gram matrix");
         for (sum, x) in gram.iter_mut().zip(local) {
@@ -45,14 +43,10 @@ pub fn add_gram<F: Real>(fragments: &[Fragment<'_, F>], gram: &mut [f64]) {
 
 /// Inner product of two slices of one length, summed as in [`add_gram`].
 pub fn dot<F: Real>(a: &[F], b: &[F]) -> f64 {
-    let n = a.len().div_ceil(CHUNK);
-    let parts: Vec<f64> = (0..n)
-        .into_par_iter()
-        .map(|k| {
-            let range = k * CHUNK..((k + 1) * CHUNK).min(a.len());
-            dot_chunk(&a[range.clone()], &b[range])
-        })
-        .collect();
+    let parts: Vec<f64> = parallel::map(a.len().div_ceil(CHUNK), |k| {
+        let range = k * CHUNK..((k + 1) * CHUNK).min(a.len());
+        dot_chunk(&a[range.clone()], &b[range])
+    });
     parts.iter().sum()
 }
 
@@ -175,10 +169,10 @@ mod tests {
         let a: Vec<f32> = (0..300_000).map(|i| (i as f32 * 0.37).sin()).collect();
         let b: Vec<f32> = (0..300_000).map(|i| (i as f32 * 0.11).cos()).collect();
         let run = |threads| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            tch::set_num_threads(threads);
             let mut gram = vec![0.0; 4];
-            pool.install(|| add_gram(&[Fragment { len: a.len(), rows: vec![&a, &b] }], &mut gram));
-            (gram, pool.install(|| dot(&a, &b)))
+            add_gram(&[Fragment { len: a.len(), rows: vec![&a, &b] }], &mut gram);
+            (gram, dot(&a, &b))
         };
         let (one, three) = (run(1), run(3));
         assert_eq!(one, three);

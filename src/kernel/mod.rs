@@ -5,6 +5,7 @@
 //! libtorch hands out are read where they lie, without a copy into one buffer.
 
 mod gram;
+mod parallel;
 mod real;
 mod simd;
 mod update;

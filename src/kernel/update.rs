@@ -1,8 +1,7 @@
 //! Combine rows with coefficients and optimize, in one pass: the combined gradient never goes to memory.
 
 use super::simd::dispatch;
-use super::{CHUNK, Fragment, Real};
-use rayon::prelude::*;
+use super::{CHUNK, Fragment, Real, parallel};
 
 /// Columns whose combined gradient stays in the first-level cache.
 const BLOCK: usize = 2048;
@@ -66,8 +65,8 @@ pub struct Piece<'a, F> {
 ///
 /// A NaN or infinity in the gradient shows in the result, after the parameters took it.
 pub fn update<F: Real>(rule: Rule<F>, pieces: Vec<Piece<'_, F>>) -> f64 {
-    let norms: Vec<f64> =
-        pieces.into_iter().flat_map(cut).collect::<Vec<_>>().into_par_iter().map(|p| run_piece(rule, p)).collect();
+    let chunks: Vec<Piece<'_, F>> = pieces.into_iter().flat_map(cut).collect();
+    let norms = parallel::consume(chunks, |piece| run_piece(rule, piece));
     norms.iter().sum()
 }
 

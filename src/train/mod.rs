@@ -78,11 +78,12 @@ impl<'a, F: Stored> Session<'a, F> {
     fn start(config: &'a Config, resume: &Resume, comm: &'a dyn Collective) -> Result<Self> {
         let began = Instant::now();
         setup::device(config)?;
-        setup::set_threads(config, comm)?;
+        setup::set_threads(config, comm);
         let start = setup::find_start(config, resume, comm)?;
         let dataset = setup::open_data(config, start.as_ref(), comm)?;
         let sampler = dataset.sampler(config)?;
         let mut learner = setup::build_learner::<F>(config, &dataset, comm)?;
+        setup::probe(&learner, &dataset)?;
         let mut progress = Progress::default();
         let mut resumed = vec![u8::from(start.is_some())];
         comm.broadcast(&mut resumed)?;

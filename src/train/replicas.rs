@@ -30,3 +30,39 @@ pub fn check_replicas<F: Stored>(params: &Params, step: u64, comm: &dyn Collecti
         params.entries.get(first).map_or("?", |e| e.name.as_str())
     )))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::comm::Threads;
+    use crate::model::{Init, ParamBuilder};
+    use tch::{Device, Kind};
+
+    #[test]
+    fn one_flipped_bit_is_found_and_named() {
+        let check = |flipped: Option<usize>| {
+            Threads::run(3, |comm| {
+                let mut b = ParamBuilder::new(Kind::Float, Device::Cpu, 1, vec![None, None]);
+                for name in ["encoder.a", "encoder.b", "encoder.c"] {
+                    let _ = b.param(name, &[20], Init::Normal(1.0));
+                }
+                let mut params = b.finish(3);
+                if comm.world().rank == 2
+                    && let Some(index) = flipped
+                {
+                    let flat = ffi::numbers_mut::<f32>(&mut params.flat);
+                    flat[index] = f32::from_bits(flat[index].to_bits() ^ 1);
+                }
+                check_replicas::<f32>(&params, 7, &comm).map_err(|e| e.to_string())
+            })
+        };
+        assert!(check(None).iter().all(Result::is_ok));
+        // "encoder.b" starts at 32, the next multiple of 16.
+        for result in check(Some(40)) {
+            let message = result.unwrap_err();
+            assert!(
+                message.starts_with("step 7: the parameters of rank 2 are not those of rank 0, first in `encoder.b`")
+            );
+        }
+    }
+}

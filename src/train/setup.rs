@@ -4,17 +4,21 @@ use super::Learner;
 use crate::checkpoint::{self, CheckpointError, Snapshot};
 use crate::comm::{Collective, agree};
 use crate::config::Config;
-use crate::data::{DataError, Dataset, Fitted, InputDims, Split, TaskInfo};
+use crate::data::{Batch, DataError, Dataset, Fitted, InputDims, Split, TaskInfo};
 use crate::error::{Error, Result};
 use crate::ffi;
 use crate::model::{Model, ModelError, TaskSpec};
 use crate::step::losses::{self, TaskLoss};
+use crate::step::{forward, probe_scopes};
 use crate::train::persist::Stored;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use tch::Device;
 
 const SPLITS: [Split; 3] = [Split::Train, Split::Val, Split::Test];
+
+/// Rows per source of the pass that probes the scopes.
+const PROBE_ROWS: usize = 8;
 
 /// Whether and from where a run continues.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -37,20 +41,14 @@ pub struct Start {
     pub snapshot: Snapshot,
 }
 
-/// Threads of this rank, for libtorch and for our own kernels: `train.threads`, or `OMP_NUM_THREADS`, or the node's
+/// Sets the threads of this rank, which libtorch and our own kernels share: `train.threads`, or `OMP_NUM_THREADS`, or the node's
 /// cores divided by its ranks.
-///
-/// # Errors
-/// If the pool of our kernels cannot be started.
-pub fn set_threads(config: &Config, comm: &dyn Collective) -> Result<usize> {
+pub fn set_threads(config: &Config, comm: &dyn Collective) {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let by_user = std::env::var("OMP_NUM_THREADS").ok().and_then(|n| n.parse().ok()).filter(|&n| n > 0);
     let share = (cores / comm.world().local_size).max(1);
     let threads = config.train.threads.or(by_user).unwrap_or(share);
     tch::set_num_threads(threads as i32);
-    // A pool that is there already (a second run in one process) stays as it is.
-    let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
-    Ok(threads)
 }
 
 /// The device of this rank.
@@ -267,6 +265,26 @@ pub fn build_learner<F: Stored>(config: &Config, dataset: &Dataset, comm: &dyn C
         flat.iter_mut().zip(bytes.chunks_exact(size_of::<F>())).for_each(|(x, b)| *x = bytemuck::pod_read_unaligned(b));
     }
     Ok(Learner::new(config, model, losses, comm))
+}
+
+/// A batch of a few training rows of every source, spread over the split so that rare labels have a chance.
+pub fn few_rows(dataset: &Dataset, per_source: usize) -> Batch {
+    let few = |source: usize| {
+        let n = dataset.n_rows(source, Split::Train);
+        let wanted = per_source.clamp(1, n.max(1));
+        let rows: Vec<u32> = (0..wanted).map(|k| (k * n / wanted) as u32).collect();
+        dataset.gather(source, Split::Train, &rows)
+    };
+    Batch { parts: (0..dataset.n_sources()).map(few).collect() }
+}
+
+/// Proves with one backward pass per task that gradients flow where the model says they do, and nowhere else.
+///
+/// # Errors
+/// A parameter whose declared scope is wrong: a bug of the encoder or head.
+pub fn probe<F: Stored>(learner: &Learner<F>, dataset: &Dataset) -> Result<()> {
+    let pass = forward(&learner.model, &learner.losses, &few_rows(dataset, PROBE_ROWS), false);
+    probe_scopes(&learner.model.params, &pass.terms).map_err(|e| Error::Usage(e.to_string()))
 }
 
 /// The name of a configured choice, without its options.

@@ -12,7 +12,7 @@ def run(make):
     for scale in (1.0, 2.0, -1.0):
         p.grad = scale * G
         optimizer.step()
-    return ", ".join(f"{x:.15f}" for x in p.tolist())
+    return ", ".join(repr(round(x, 15)) for x in p.tolist())
 
 
 adam = dict(lr=0.1, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1)

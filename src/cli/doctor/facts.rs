@@ -1,8 +1,9 @@
 //! Looking around: what there is, without judging it.
 
+use crate::ffi;
 use crate::world::World;
-use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
-use std::ffi::{OsStr, c_char, c_int};
+use libloading::os::unix::Library;
+use std::ffi::{c_char, c_int};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -78,8 +79,8 @@ pub struct Cores {
 impl Facts {
     /// Looks around.
     pub fn collect(world: World) -> Facts {
-        let lib = loaded_library("libtorch_cpu.so");
-        let cuda = cuda(lib.as_deref());
+        let lib = ffi::libtorch_dir();
+        let cuda = cuda();
         Facts {
             world,
             host: read("/proc/sys/kernel/hostname").unwrap_or_else(|| "unknown".into()),
@@ -99,16 +100,6 @@ fn read(path: impl AsRef<Path>) -> Option<String> {
     std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
 }
 
-/// Folder of a library that this process has loaded.
-fn loaded_library(name: &str) -> Option<PathBuf> {
-    let maps = read("/proc/self/maps")?;
-    let path = maps
-        .lines()
-        .filter_map(|line| line.find('/').map(|at| &line[at..]))
-        .find(|path| Path::new(path).file_name() == Some(OsStr::new(name)))?;
-    Path::new(path).parent().map(Path::to_owned)
-}
-
 /// The version that the header beside the libraries states.
 fn torch_version(lib: &Path) -> Option<String> {
     let include = lib.parent()?.join("include/torch");
@@ -126,14 +117,8 @@ fn parse_torch_version(header: &str) -> Option<String> {
 }
 
 /// Loads the CUDA part of libtorch if there is one, as training does, and asks libtorch for devices.
-fn cuda(lib: Option<&Path>) -> Cuda {
-    let file = lib.map(|lib| lib.join("libtorch_cuda.so")).filter(|file| file.exists());
-    let library = file.map(|file| {
-        // SAFETY: libtorch's own library, made to be loaded into a process that has loaded libtorch_cpu.so.
-        let opened = unsafe { Library::open(Some(&file), RTLD_NOW | RTLD_GLOBAL) };
-        // Never unloaded: libtorch keeps pointers into it.
-        opened.map(std::mem::forget).map_err(|error| loader_words(&error))
-    });
+fn cuda() -> Cuda {
+    let library = ffi::load_cuda().map(|found| found.map(drop)).transpose();
     let devices = usize::try_from(tch::Cuda::device_count()).unwrap_or(0);
     Cuda { driver: Path::new("/proc/driver/nvidia/version").exists(), library, devices }
 }

@@ -1,6 +1,7 @@
 //! From facts to findings: what is well, what to look at, what keeps training from running, and the way out.
 
 use super::facts::{Cuda, Facts};
+use crate::LIBTORCH_VERSION as TORCH;
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,8 +55,6 @@ impl Finding {
     }
 }
 
-/// The libtorch that the bindings are made for.
-const TORCH: &str = "2.11.0";
 /// Below this a rank is likely to be killed for its memory.
 const LITTLE_MEMORY_MIB: u64 = 1024;
 /// Below this a checkpoint may not fit.
@@ -177,7 +176,7 @@ fn devices(facts: &Facts) -> Option<Finding> {
 
 fn cores(facts: &Facts) -> Option<Finding> {
     let (cores, ranks) = (&facts.cores, facts.world.local_size);
-    let text = format!("{} of {} cores for this process, {ranks} ranks on this host", cores.usable, cores.online);
+    let text = format!("{} of {} for this process; ranks on this host: {ranks}", cores.usable, cores.online);
     // A rank that is bound to few cores leaves the rest idle.
     if ranks > 1 && cores.usable * ranks < cores.online {
         let remedy = "mpirun binds each rank to one core by default: mpirun --bind-to none (launch/mpirun.sh does so)";
@@ -346,8 +345,8 @@ mod tests {
             "openmpi-bin",
         );
         breaks(|f| f.mpi.launcher = Some(("srun", Some(8))), "ranks", Problem, "started 8 processes", "--mpi=pmix");
-        breaks(|f| f.cores.usable = 1, "cores", Warn, "1 of 4 cores", "--bind-to none");
-        breaks(|f| f.cores = Cores { online: 1, usable: 1, omp: None }, "cores", Warn, "1 of 1 cores", "at most 1");
+        breaks(|f| f.cores.usable = 1, "cores", Warn, "1 of 4 for", "--bind-to none");
+        breaks(|f| f.cores = Cores { online: 1, usable: 1, omp: None }, "cores", Warn, "1 of 1 for", "at most 1");
         breaks(|f| f.cores.omp = Some("4".into()), "threads", Warn, "4 in each of 2 ranks", "OMP_NUM_THREADS=2");
         breaks(|f| f.cores.omp = Some("all".into()), "threads", Warn, "no number", "OMP_NUM_THREADS=2");
         breaks(|f| f.memory_mib = Some(1500), "memory", Warn, "1500 MiB", "fewer than 2");

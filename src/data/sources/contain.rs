@@ -32,7 +32,7 @@ mod tests {
 
     #[test]
     fn a_panic_becomes_its_message_and_the_mark_is_taken_back() {
-        assert_eq!(contain(|| panic_is_contained()), Ok(true));
+        assert_eq!(contain(panic_is_contained), Ok(true));
         assert_eq!(contain(|| -> u8 { panic!("a {}", "message") }), Err("a message".into()));
         assert_eq!(contain(|| -> u8 { panic!("plain") }), Err("plain".into()));
         assert!(!panic_is_contained());

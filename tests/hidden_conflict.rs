@@ -1,0 +1,76 @@
+//! Why balancing must see the global gradients: two ranks, two tasks, and a conflict that no rank sees by itself.
+//!
+//! Rank 0 has g1 = (1, 0), g2 = (0, 1); rank 1 has g1 = (0, 1), g2 = (-5, 0). Locally the gradients are orthogonal, so
+//! surgery on either rank changes nothing, and the average of the ranks' results is the plain mean, along which task 1
+//! **ascends**. Globally the inner product is -1, and PCGrad descends on both tasks.
+
+use polytask::balance::global::GramSum;
+use polytask::balance::{Balancer, Gram};
+use polytask::comm::reduce::{Reducer, SegmentRows};
+use polytask::comm::{Collective, Solo, Threads};
+use polytask::config::{Balance, Reduction, Surgery, Weighting};
+
+/// Task gradients of one sample on each rank.
+const LOCAL: [[[f64; 2]; 2]; 2] = [[[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [-5.0, 0.0]]];
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(x, y)| x * y).sum()
+}
+
+/// The direction of mean PCGrad from these local sums (one sample per rank), through the stages of a real step.
+fn direction(rows: &[[f64; 2]; 2], mode: Reduction, comm: &dyn Collective) -> Vec<f64> {
+    let counts = [comm.world().size as f64; 2];
+    let mut reducer = Reducer::<f64>::new(mode);
+    let segment = SegmentRows { range: 0..2, fragments: vec![(0..2, vec![&rows[0][..], &rows[1][..]])], n_rows: 2 };
+    let reduced = reducer.reduce(vec![segment], comm).unwrap();
+    let (at, fragment) = &reduced[0][0];
+    let mut sum = GramSum::new(2);
+    sum.add_shared(&[0, 1], std::slice::from_ref(fragment));
+    let sharded = mode == Reduction::Sharded && comm.world().size > 1;
+    let (gram, _) = sum.finish(&counts, sharded, comm).unwrap();
+    let config = Balance { weighting: Weighting::Equal, surgery: Surgery::Pcgrad, scale_heads: None };
+    let mut balancer = Balancer::build(&config, &["1".into(), "2".into()], 0);
+    let c = balancer.coefficients(&Gram::new(gram).unwrap(), &[1.0, 1.0], 0).unwrap().shared;
+    let mut update = [0.0; 2];
+    for (row, (c, n)) in fragment.rows.iter().zip(c.iter().zip(counts)) {
+        for (u, g) in update[at.clone()].iter_mut().zip(*row) {
+            *u += c * g / n / 2.0;
+        }
+    }
+    if sharded {
+        comm.all_gather_f64(&mut update).unwrap();
+    }
+    update.to_vec()
+}
+
+#[test]
+fn global_surgery_sees_the_conflict_that_no_rank_sees() {
+    let mean: Vec<[f64; 2]> = (0..2).map(|t| [0, 1].map(|k| (LOCAL[0][t][k] + LOCAL[1][t][k]) / 2.0)).collect();
+    assert_eq!(dot(&mean[0], &mean[1]), -1.0);
+    for mode in [Reduction::Sharded, Reduction::AllReduce] {
+        let directions = Threads::run(2, |comm| direction(&LOCAL[comm.world().rank], mode, &comm));
+        assert_eq!(directions[0], directions[1]);
+        let d = &directions[0];
+        assert!(d.iter().zip([-0.692, 1.038]).all(|(d, e)| (d - e).abs() < 5e-4), "{d:?}");
+        assert!((dot(d, &mean[0]) - 0.17).abs() < 5e-3 && (dot(d, &mean[1]) - 2.25).abs() < 5e-3);
+    }
+    // What surgery on each rank, then averaging, would do instead.
+    let local: Vec<Vec<f64>> = LOCAL.iter().map(|rows| direction(rows, Reduction::AllReduce, &Solo)).collect();
+    let averaged: Vec<f64> = (0..2).map(|k| (local[0][k] + local[1][k]) / 2.0).collect();
+    assert_eq!(averaged, [-1.0, 0.5]);
+    assert_eq!(dot(&averaged, &mean[0]), -0.25, "task 1 ascends");
+}
+
+#[test]
+fn global_surgery_leaves_alone_what_only_noise_of_a_rank_makes_a_conflict() {
+    // Rank 0: g1 = (1, 0), g2 = (-1, .1); rank 1: g1 = (1, 0), g2 = (3, .1). The global inner product is +1.
+    let local = [[[1.0, 0.0], [-1.0, 0.1]], [[1.0, 0.0], [3.0, 0.1]]];
+    let global = Threads::run(2, |comm| direction(&local[comm.world().rank], Reduction::Sharded, &comm));
+    assert!(global[0].iter().zip([1.0, 0.05]).all(|(d, e)| (d - e).abs() < 1e-12), "{:?}", global[0]);
+    let alone: Vec<Vec<f64>> = local.iter().map(|rows| direction(rows, Reduction::AllReduce, &Solo)).collect();
+    let averaged: Vec<f64> = (0..2).map(|k| (alone[0][k] + alone[1][k]) / 2.0).collect();
+    assert!(
+        averaged.iter().zip([1.0025, 0.0748]).all(|(d, e)| (d - e).abs() < 1e-4),
+        "projected for noise: {averaged:?}"
+    );
+}
