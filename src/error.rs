@@ -1,5 +1,7 @@
 //! The one error type that leaves the library, and the exit code each kind has.
 
+use crate::comm::CommError;
+
 /// Anything that ends a command.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -28,9 +30,9 @@ pub enum Error {
         /// Its exit code.
         code: u8,
     },
-    /// Ranks cannot talk to each other, or disagree. Exit code 70.
+    /// Ranks cannot talk to each other, exit code 70; or were launched in a way that cannot work, exit code 2.
     #[error(transparent)]
-    Comm(#[from] crate::comm::CommError),
+    Comm(#[from] CommError),
     /// A file of the run directory cannot be read or written. Exit code 3.
     #[error("{path}: {source}")]
     Io {
@@ -64,7 +66,8 @@ impl Error {
     /// Whether other ranks may not know of it, so that the job must be aborted rather than left.
     pub fn is_local(&self) -> bool {
         match self {
-            Error::Comm(_) | Error::Torch(_) | Error::Io { .. } => true,
+            Error::Comm(e) => matches!(e, CommError::Failed { .. }),
+            Error::Torch(_) | Error::Io { .. } => true,
             Error::Data(e) => matches!(e, crate::data::DataError::Loader(_)),
             _ => false,
         }
@@ -73,11 +76,11 @@ impl Error {
     /// The exit code of this kind of error.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Error::Usage(_) | Error::Config(_) => exit::USAGE,
+            Error::Usage(_) | Error::Config(_) | Error::Comm(CommError::Launch(_)) => exit::USAGE,
             Error::Data(_) | Error::Checkpoint(_) | Error::Io { .. } => exit::DATA,
             Error::Guard(_) => exit::GUARD,
             Error::Elsewhere { code, .. } => *code,
-            Error::Comm(_) | Error::Torch(_) => exit::BUG,
+            Error::Comm(CommError::Failed { .. }) | Error::Torch(_) => exit::BUG,
         }
     }
 }

@@ -48,6 +48,7 @@ impl EvalArgs {
             comm,
             restored::fitted(&start).map_err(Error::from).and_then(|f| Ok(Dataset::open_with(config, &f)?)),
         )?;
+        setup::same_data(&dataset, comm)?;
         let split = self.split(&dataset)?;
         let (model, losses) = restored::model(config, dataset.dims(), dataset.tasks(), &start)?;
         let batch = config.train.eval_batch;

@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::{ffi, log};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Train one shared-encoder model on many tasks, on one rank or many: balancing methods act on the global per-task
 /// gradients, runs resume exactly.
@@ -86,15 +87,19 @@ impl Arguments {
     }
 }
 
-/// Prints an error that all ranks share, on rank 0; returns its exit code.
+/// How long other ranks leave it to rank 0 to report an error that it most likely has too.
+const RANK_0_FIRST: Duration = Duration::from_secs(2);
+
+/// Prints an error and returns its exit code. Errors that all ranks share are printed by rank 0 alone: the launcher ends
+/// the job as soon as it fails. A rank that is still there after a while has an error of its own.
 pub fn report(error: &Error, rank: usize) -> u8 {
     if rank == 0 {
         eprintln!("error: {error}");
-    } else if error.is_local() {
-        eprintln!("[rank {rank}] error: {error}");
     } else {
-        // The launcher kills the job at the first rank that fails: give rank 0 the time to speak.
-        std::thread::sleep(std::time::Duration::from_millis(500));
+        if !error.is_local() {
+            std::thread::sleep(RANK_0_FIRST);
+        }
+        eprintln!("[rank {rank}] error: {error}");
     }
     error.exit_code()
 }

@@ -4,7 +4,7 @@ use super::Learner;
 use crate::checkpoint::{self, CheckpointError, Snapshot};
 use crate::comm::{Collective, agree, threads_by_environment};
 use crate::config::Config;
-use crate::data::{Batch, Dataset, Fitted, InputDims, Split, TaskInfo};
+use crate::data::{Batch, DataError, Dataset, Fitted, InputDims, Split, TaskInfo};
 use crate::error::{Error, Result};
 use crate::ffi;
 use crate::model::{Model, ModelError, TaskSpec};
@@ -14,6 +14,8 @@ use crate::train::persist::Stored;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use tch::Device;
+
+const SPLITS: [Split; 3] = [Split::Train, Split::Val, Split::Test];
 
 /// Rows per source of the pass that probes the scopes.
 const PROBE_ROWS: usize = 8;
@@ -185,13 +187,43 @@ pub fn open_data(config: &Config, start: Option<&Start>, comm: &dyn Collective) 
     comm.broadcast(&mut bytes)?;
     let fitted: Option<Fitted> = serde_json::from_slice(&bytes)
         .map_err(|e| CheckpointError::Bad { path: "transforms.json".into(), message: e.to_string() })?;
-    agree(
+    let dataset = agree(
         comm,
         match &fitted {
             Some(fitted) => Dataset::open_with(config, fitted),
             None => Dataset::open(config),
         },
-    )
+    )?;
+    same_data(&dataset, comm)?;
+    Ok(dataset)
+}
+
+/// All ranks read the same data: as many rows in every split, and the same transforms fitted to them.
+///
+/// # Collective
+/// All ranks.
+///
+/// # Errors
+/// On all ranks: names the first rank and source that differ from rank 0. Such ranks would end up waiting for each other.
+pub fn same_data(dataset: &Dataset, comm: &dyn Collective) -> Result<()> {
+    let rows = |s| SPLITS.map(|split| dataset.n_rows(s, split) as u64);
+    let mut mine: Vec<u64> = (0..dataset.n_sources()).flat_map(rows).collect();
+    mine.push(crc32fast::hash(&serde_json::to_vec(dataset.fitted()).unwrap_or_default()).into());
+    let all = comm.all_gather_bytes(bytemuck::cast_slice(&mine))?;
+    let Some(rank) = all.iter().position(|other| *other != all[0]) else { return Ok(()) };
+    let numbers = |bytes: &[u8]| -> Vec<u64> { bytes.chunks_exact(8).map(bytemuck::pod_read_unaligned).collect() };
+    let (theirs, main) = (numbers(&all[rank]), numbers(&all[0]));
+    let differs = (0..dataset.n_sources() * SPLITS.len()).find(|&i| theirs.get(i) != main.get(i)).map_or_else(
+        || "other values, to which other transforms are fitted".to_string(),
+        |i| {
+            let (source, split) = (dataset.source_name(i / SPLITS.len()), SPLITS[i % SPLITS.len()].name());
+            let n = theirs.get(i).copied().unwrap_or_default();
+            format!("{n} {split} rows in source `{source}`, rank 0 has {}", main[i])
+        },
+    );
+    Err(Error::Data(DataError::Unfit(format!(
+        "rank {rank} reads other data than rank 0: {differs}\n  hint: give all nodes the same files"
+    ))))
 }
 
 /// The configured model for these inputs and tasks, and a loss per task.

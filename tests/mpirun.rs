@@ -1,0 +1,22 @@
+//! The program as its users start it: real processes, alone and under mpirun, in temporary folders.
+//!
+//! Without MPI these tests are not built. Where MPI is built in but mpirun is missing they fail and say so: a test that
+//! cannot run does not pass.
+#![cfg(feature = "mpi")]
+
+#[path = "mpirun/commands.rs"]
+mod commands;
+#[path = "mpirun/equal.rs"]
+mod equal;
+#[path = "mpirun/failures.rs"]
+mod failures;
+#[path = "mpirun/process.rs"]
+mod process;
+#[path = "mpirun/resume.rs"]
+mod resume;
+#[path = "mpirun/sandbox.rs"]
+mod sandbox;
+#[path = "mpirun/shipped.rs"]
+mod shipped;
+#[path = "mpirun/traffic.rs"]
+mod traffic;
