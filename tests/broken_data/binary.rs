@@ -63,6 +63,7 @@ pub fn parquet_cases() -> Vec<Case> {
             want("list", Role::Number),
             "t.parquet: column `list`: type `List(Float64)` is not read; write numbers, booleans or strings",
         ),
+        parquet(files::parquet_that_claims_too_much(), want("x", Role::Number), "t.parquet: column `x`: ?"),
     ]
 }
 

@@ -1,12 +1,14 @@
 //! Apache Parquet: columns of numbers, booleans and strings. A null is a missing value.
 
+mod pages;
+
 use super::cells::{Collector, Column, shown};
 use super::contain::contain;
 use super::names;
 use crate::data::DataError;
 use crate::data::table::{Table, Wanted};
 use ::parquet::arrow::ProjectionMask;
-use ::parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use ::parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use ::parquet::basic::Compression;
 use ::parquet::errors::ParquetError;
 use ::parquet::file::metadata::ParquetMetaData;
@@ -19,11 +21,6 @@ use std::path::Path;
 
 /// Rows decoded at a time.
 const BATCH: usize = 8192;
-/// No column chunk unpacks to more than this many times its packed size (run lengths pack far better than any
-/// compression of pages); a file that says otherwise is refused before memory is asked for.
-const MAX_INFLATION: i64 = 1 << 20;
-
-type Builder<R> = ParquetRecordBatchReaderBuilder<R>;
 
 /// Reads the wanted columns of a Parquet file.
 ///
@@ -39,7 +36,7 @@ pub fn parse<R: ChunkReader + 'static>(input: R, path: &Path, wanted: &[Wanted])
 /// # Errors
 /// When the file's footer is damaged.
 pub fn columns<R: ChunkReader + 'static>(input: R, path: &Path) -> Result<Vec<String>, DataError> {
-    contained(path, || Ok(field_names(&open(input, path)?)))
+    contained(path, || Ok(field_names(&open(&input, path)?)))
 }
 
 /// A panic of the library means a damaged file.
@@ -48,9 +45,10 @@ fn contained<T>(path: &Path, read: impl FnOnce() -> Result<T, DataError>) -> Res
 }
 
 fn decode<R: ChunkReader + 'static>(input: R, path: &Path, wanted: &[Wanted]) -> Result<Table, DataError> {
-    let builder = open(input, path)?;
-    let picks = names::pick(path, &field_names(&builder), wanted)?;
-    check_chunks(builder.metadata(), path)?;
+    let metadata = open(&input, path)?;
+    let picks = names::pick(path, &field_names(&metadata), wanted)?;
+    check_chunks(&input, metadata.metadata(), path, &picks)?;
+    let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(input, metadata);
     let mask = ProjectionMask::roots(builder.parquet_schema(), picks.iter().copied());
     let mut roots = picks.clone();
     roots.sort_unstable();
@@ -72,33 +70,41 @@ fn decode<R: ChunkReader + 'static>(input: R, path: &Path, wanted: &[Wanted]) ->
     table.finish(n_rows)
 }
 
-fn open<R: ChunkReader + 'static>(input: R, path: &Path) -> Result<Builder<R>, DataError> {
+fn open(input: &impl ChunkReader, path: &Path) -> Result<ArrowReaderMetadata, DataError> {
     if input.len() == 0 {
         return Err(DataError::file(path, "the file is empty"));
     }
     // The embedded Arrow schema adds nothing that is read here, and would be one more thing to trust.
     let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-    Builder::try_new_with_options(input, options)
+    ArrowReaderMetadata::load(input, options)
         .map_err(|error| DataError::file(path, format!("not a Parquet file, or a damaged one ({})", cause(error))))
 }
 
-fn field_names<R: ChunkReader>(builder: &Builder<R>) -> Vec<String> {
-    builder.schema().fields().iter().map(|field| field.name().clone()).collect()
+fn field_names(metadata: &ArrowReaderMetadata) -> Vec<String> {
+    metadata.schema().fields().iter().map(|field| field.name().clone()).collect()
 }
 
-/// Refuses sizes that the packed data cannot justify, and compressions that are not built in.
-fn check_chunks(metadata: &ParquetMetaData, path: &Path) -> Result<(), DataError> {
-    for chunk in metadata.row_groups().iter().flat_map(|group| group.columns()) {
-        let name = chunk.column_path().string();
-        let (packed, unpacked) = (chunk.compressed_size(), chunk.uncompressed_size());
-        if packed < 0 || unpacked < 0 || unpacked / MAX_INFLATION > packed {
-            let message = format!("damaged: {packed} bytes are said to unpack to {unpacked}");
-            return Err(DataError::file(path, message).in_column(&name));
-        }
-        if matches!(chunk.compression(), Compression::GZIP(_) | Compression::BROTLI(_) | Compression::LZO) {
-            let kind = chunk.compression().to_string();
-            let message = format!("compression {kind} is not read; write the file with snappy, zstd, lz4 or none");
-            return Err(DataError::file(path, message).in_column(&name));
+/// Refuses, in the columns picked, page sizes that the file cannot justify and compressions that are not built in.
+fn check_chunks(
+    input: &impl ChunkReader,
+    metadata: &ParquetMetaData,
+    path: &Path,
+    picks: &[usize],
+) -> Result<(), DataError> {
+    let schema = metadata.file_metadata().schema_descr();
+    for group in metadata.row_groups() {
+        for (leaf, chunk) in group.columns().iter().enumerate() {
+            if leaf >= schema.num_columns() || !picks.contains(&schema.get_column_root_idx(leaf)) {
+                continue;
+            }
+            let bad = |message: String| DataError::file(path, message).in_column(&chunk.column_path().string());
+            if matches!(chunk.compression(), Compression::GZIP(_) | Compression::BROTLI(_) | Compression::LZO) {
+                let kind = chunk.compression();
+                return Err(bad(format!(
+                    "compression {kind} is not read; write the file with snappy, zstd, lz4 or none"
+                )));
+            }
+            pages::check(input, chunk).map_err(bad)?;
         }
     }
     Ok(())
