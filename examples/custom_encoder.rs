@@ -82,8 +82,8 @@ impl TaskLoss for Focal {
     fn sum(&self, output: &Tensor, target: &Target) -> Tensor {
         let labels = target.values.to_kind(output.kind());
         let cross_entropy = output.binary_cross_entropy_with_logits(&labels, None::<Tensor>, None::<Tensor>, Sum::None);
-        let easy = (-&cross_entropy).exp();
-        let loss = (1.0 - easy).square() * cross_entropy;
+        let hard: Tensor = 1.0 - (-&cross_entropy).exp();
+        let loss = hard.square() * cross_entropy;
         match &target.mask {
             Some(mask) => (loss * mask.to_kind(output.kind())).sum(output.kind()),
             None => loss.sum(output.kind()),
