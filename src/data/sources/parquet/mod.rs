@@ -107,7 +107,8 @@ fn check_chunks(
             }
             let bad = |message: String| DataError::file(path, message).in_column(&chunk.column_path().string());
             if matches!(chunk.compression(), Compression::GZIP(_) | Compression::BROTLI(_) | Compression::LZO) {
-                let kind = chunk.compression();
+                let kind = chunk.compression().to_string();
+                let kind = kind.split('(').next().unwrap_or_default();
                 return Err(bad(format!(
                     "compression {kind} is not read; write the file with snappy, zstd, lz4 or none"
                 )));
