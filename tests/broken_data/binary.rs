@@ -63,7 +63,16 @@ pub fn parquet_cases() -> Vec<Case> {
             want("list", Role::Number),
             "t.parquet: column `list`: type `List(Float64)` is not read; write numbers, booleans or strings",
         ),
-        parquet(files::parquet_that_claims_too_much(), want("x", Role::Number), "t.parquet: column `x`: ?"),
+        parquet(
+            files::parquet_that_claims_too_much(),
+            want("x", Role::Number),
+            "t.parquet: column `x`: damaged: the 752 bytes of the page at byte 4 are said to unpack to 2147483647",
+        ),
+        parquet(
+            files::parquet_of_delta_strings(),
+            want("x", Role::Text),
+            "t.parquet: column `x`: strings in the encoding DELTA_BYTE_ARRAY are not read; write the file with the default encodings (plain or dictionary)",
+        ),
     ]
 }
 

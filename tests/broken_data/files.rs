@@ -6,6 +6,7 @@ use arrow_array::{ArrayRef, Float64Array, ListArray, RecordBatch, StringArray};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use parquet::arrow::ArrowWriter;
+use parquet::basic::{self, Encoding};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use std::io::{Cursor, Write};
 use std::sync::Arc;
@@ -36,10 +37,10 @@ pub fn parquet() -> Vec<u8> {
 
 /// A file of one snappy page of `x` whose header says that it unpacks to almost 2 GiB.
 pub fn parquet_that_claims_too_much() -> Vec<u8> {
-    let values: ArrayRef = Arc::new(Float64Array::from(vec![0.0; 1000]));
+    let values: ArrayRef = Arc::new(Float64Array::from(vec![0.0; 2000]));
     let batch = RecordBatch::try_from_iter([("x", values)]).expect("one column");
     let properties = WriterProperties::builder()
-        .set_compression(parquet::basic::Compression::SNAPPY)
+        .set_compression(basic::Compression::SNAPPY)
         .set_dictionary_enabled(false)
         .set_statistics_enabled(EnabledStatistics::None);
     let mut bytes = Vec::new();
@@ -47,12 +48,27 @@ pub fn parquet_that_claims_too_much() -> Vec<u8> {
     writer.write(&batch).expect("memory");
     writer.close().expect("memory");
     // After the magic: page type (2 bytes), then field 2, the unpacked size, a varint of 3 bytes at this size. Five
-    // bytes take the place of the three, of which the packed page, then too long by two, gives up its last two.
+    // bytes take their place, and two bytes that the page then has too many go from its end.
     assert_eq!(bytes[6], 0x15, "field 2 is an integer");
     assert!(bytes[7] & bytes[8] & 0x80 != 0 && bytes[9] & 0x80 == 0, "of three bytes");
     bytes.splice(7..10, [0xfe, 0xff, 0xff, 0xff, 0x0f]);
+    // Field 3, the packed size, is smaller by as much.
+    assert!(bytes[12] == 0x15 && bytes[13] & 0x80 != 0, "field 3 is an integer of two bytes: {:?}", &bytes[12..16]);
+    bytes[13] -= 4;
     let page_end = bytes.len() - footer_len(&bytes);
     bytes.drain(page_end - 2..page_end);
+    bytes
+}
+
+/// A file of one column `x` of strings in a delta encoding.
+pub fn parquet_of_delta_strings() -> Vec<u8> {
+    let values: ArrayRef = Arc::new(StringArray::from(vec!["ab", "abc"]));
+    let batch = RecordBatch::try_from_iter([("x", values)]).expect("one column");
+    let properties = WriterProperties::builder().set_dictionary_enabled(false).set_encoding(Encoding::DELTA_BYTE_ARRAY);
+    let mut bytes = Vec::new();
+    let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties.build())).expect("memory");
+    writer.write(&batch).expect("memory");
+    writer.close().expect("memory");
     bytes
 }
 

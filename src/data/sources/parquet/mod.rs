@@ -21,6 +21,10 @@ use std::path::Path;
 
 /// Rows decoded at a time.
 const BATCH: usize = 8192;
+/// A file may have so many rows whatever its size.
+const MODEST_ROWS: u64 = 1 << 20;
+/// A file with more rows may have so many per byte: runs of one value pack without limit, but such data is no use.
+const MAX_ROWS_PER_BYTE: u64 = 1024;
 
 /// Reads the wanted columns of a Parquet file.
 ///
@@ -91,6 +95,10 @@ fn check_chunks(
     path: &Path,
     picks: &[usize],
 ) -> Result<(), DataError> {
+    let (rows, bytes) = (metadata.file_metadata().num_rows(), input.len());
+    if u64::try_from(rows).map_or(true, |rows| rows > MODEST_ROWS && rows / MAX_ROWS_PER_BYTE > bytes) {
+        return Err(DataError::file(path, format!("damaged: {rows} rows are said to be in {bytes} bytes")));
+    }
     let schema = metadata.file_metadata().schema_descr();
     for group in metadata.row_groups() {
         for (leaf, chunk) in group.columns().iter().enumerate() {
@@ -99,7 +107,8 @@ fn check_chunks(
             }
             let bad = |message: String| DataError::file(path, message).in_column(&chunk.column_path().string());
             if matches!(chunk.compression(), Compression::GZIP(_) | Compression::BROTLI(_) | Compression::LZO) {
-                let kind = chunk.compression();
+                let kind = chunk.compression().to_string();
+                let kind = kind.split('(').next().unwrap_or_default();
                 return Err(bad(format!(
                     "compression {kind} is not read; write the file with snappy, zstd, lz4 or none"
                 )));

@@ -1,8 +1,9 @@
 //! Walks over the page headers of a column chunk, to refuse sizes that its bytes cannot justify.
 //!
 //! The parquet crate asks for as much memory as a page header claims (up to 2 GiB) before it unpacks the page, so a
-//! file of some hundred bytes could take it. Nothing but the sizes is read here; headers are Thrift structs in the
-//! compact protocol, and everything else in them is skipped.
+//! file of some hundred bytes could take it; and under the two delta encodings of strings it asks for as much as the
+//! page's first bytes claim, and aborts when there is not so much. Sizes and encodings are all that is read here;
+//! headers are Thrift structs in the compact protocol, and everything else in them is skipped.
 
 use ::parquet::file::metadata::ColumnChunkMetaData;
 use ::parquet::file::reader::ChunkReader;
@@ -28,7 +29,7 @@ pub(super) fn check(input: &impl ChunkReader, chunk: &ColumnChunkMetaData) -> Re
         let reader = input.get_read(at).map_err(|error| error.to_string())?;
         let mut header = Header { input: reader.take(end - at), used: 0 };
         let bad = |_| format!("damaged: no page header at byte {at}");
-        let (unpacked, packed) = header.sizes().map_err(bad)?;
+        let Sizes { unpacked, packed, encoding } = header.sizes().map_err(bad)?;
         if packed > (end - at).saturating_sub(header.used) {
             return Err(format!("damaged: the page at byte {at} reaches past its column chunk"));
         }
@@ -37,9 +38,31 @@ pub(super) fn check(input: &impl ChunkReader, chunk: &ColumnChunkMetaData) -> Re
                 "damaged: the {packed} bytes of the page at byte {at} are said to unpack to {unpacked}"
             ));
         }
+        if let Some(name) = refused(encoding) {
+            let hint = "write the file with the default encodings (plain or dictionary)";
+            return Err(format!("strings in the encoding {name} are not read; {hint}"));
+        }
         at += header.used + packed;
     }
     Ok(())
+}
+
+/// The encodings whose sizes cannot be checked before they are unpacked.
+fn refused(encoding: Option<i64>) -> Option<&'static str> {
+    match encoding {
+        Some(6) => Some("DELTA_LENGTH_BYTE_ARRAY"),
+        Some(7) => Some("DELTA_BYTE_ARRAY"),
+        _ => None,
+    }
+}
+
+/// What a page header says.
+#[derive(Debug, PartialEq)]
+struct Sizes {
+    unpacked: u64,
+    packed: u64,
+    /// Of a data page.
+    encoding: Option<i64>,
 }
 
 /// A page header that is being read.
@@ -50,25 +73,44 @@ struct Header<R> {
 }
 
 impl<R: Read> Header<R> {
-    /// Unpacked and packed size: fields 2 and 3 of the struct, both 32-bit integers.
-    fn sizes(&mut self) -> io::Result<(u64, u64)> {
-        let (mut unpacked, mut packed) = (None, None);
-        let mut id = 0i64;
-        loop {
-            let byte = self.byte()?;
-            let kind = byte & 15;
-            if kind == 0 {
-                break;
-            }
-            id = if byte >> 4 == 0 { self.zigzag()? } else { id + i64::from(byte >> 4) };
+    /// Fields 2 and 3 of the struct, and the encoding in the header of a data page (5) or one of version 2 (8).
+    fn sizes(&mut self) -> io::Result<Sizes> {
+        let (mut unpacked, mut packed, mut encoding) = (None, None, None);
+        let mut id = 0;
+        while let Some(kind) = self.field(&mut id)? {
             match (id, kind) {
                 (2, 5) => unpacked = Some(self.zigzag()?),
                 (3, 5) => packed = Some(self.zigzag()?),
+                (5, 12) => encoding = self.integer_in_struct(2)?,
+                (8, 12) => encoding = self.integer_in_struct(4)?,
                 _ => self.skip(kind, MAX_DEPTH)?,
             }
         }
         let size = |n: Option<i64>| n.and_then(|n| u64::try_from(n).ok()).ok_or_else(bad);
-        Ok((size(unpacked)?, size(packed)?))
+        Ok(Sizes { unpacked: size(unpacked)?, packed: size(packed)?, encoding })
+    }
+
+    /// The 32-bit integer of one field of a struct, to whose end it reads.
+    fn integer_in_struct(&mut self, wanted: i64) -> io::Result<Option<i64>> {
+        let (mut id, mut found) = (0, None);
+        while let Some(kind) = self.field(&mut id)? {
+            if (id, kind) == (wanted, 5) {
+                found = Some(self.zigzag()?);
+            } else {
+                self.skip(kind, MAX_DEPTH)?;
+            }
+        }
+        Ok(found)
+    }
+
+    /// The type of the next field of a struct, whose number goes to `id`; `None` at the end of the struct.
+    fn field(&mut self, id: &mut i64) -> io::Result<Option<u8>> {
+        let byte = self.byte()?;
+        if byte & 15 == 0 {
+            return Ok(None);
+        }
+        *id = if byte >> 4 == 0 { self.zigzag()? } else { id.saturating_add(i64::from(byte >> 4)) };
+        Ok(Some(byte & 15))
     }
 
     /// Skips a value of a compact type; in a struct, a boolean is its type.
@@ -96,16 +138,13 @@ impl<R: Read> Header<R> {
                     self.skip_element(kinds & 15, deeper)
                 })
             }
-            12 => loop {
-                let byte = self.byte()?;
-                if byte & 15 == 0 {
-                    return Ok(());
+            12 => {
+                let mut id = 0;
+                while let Some(kind) = self.field(&mut id)? {
+                    self.skip(kind, deeper)?;
                 }
-                if byte >> 4 == 0 {
-                    self.varint()?;
-                }
-                self.skip(byte & 15, deeper)?;
-            },
+                Ok(())
+            }
             _ => Err(bad()),
         }
     }
@@ -169,8 +208,8 @@ mod tests {
     /// type, sizes, then a field of each compact kind, then stop.
     fn header(unpacked: i64, packed: i64) -> Vec<u8> {
         let data_page = [
-            0x2c, 0x15, 2, 0x11, 0x18, 2, 7, 7, 0x19, 0x32, 1, 1, 0, 0x1b, 1, 0x53, 4, 9, 0x17, 0, 0, 0, 0, 0, 0, 0, 0,
-            0,
+            0x2c, 0x15, 2, 0x15, 14, 0x11, 0x18, 2, 7, 7, 0x19, 0x32, 1, 1, 0, 0x1b, 1, 0x53, 4, 9, 0x17, 0, 0, 0, 0,
+            0, 0, 0, 0, 0,
         ];
         [&[0x15, 0][..], &[0x15], &int(unpacked), &[0x15], &int(packed), &data_page, &[0]].concat()
     }
@@ -179,7 +218,7 @@ mod tests {
     fn sizes_are_found_among_fields_of_every_kind() {
         let bytes = header(1 << 30, 77);
         let mut reader = Header { input: &bytes[..], used: 0 };
-        assert_eq!(reader.sizes().expect("a header"), (1 << 30, 77));
+        assert_eq!(reader.sizes().expect("a header"), Sizes { unpacked: 1 << 30, packed: 77, encoding: Some(7) });
         assert_eq!(reader.used, bytes.len() as u64);
     }
 
