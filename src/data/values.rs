@@ -1,11 +1,11 @@
 //! Small questions about cells and their values.
 
-use super::table::Cells;
+use super::table::{Cells, shortest};
 
-/// Whether a value listed in the configuration means the value of a cell: the same text, or the same number.
+/// Whether a value listed in the configuration means the value of a cell: both in the form in which readers give
+/// categories (`1.0` is `1`, `007` stays).
 pub(crate) fn same_value(listed: &str, cell: &str) -> bool {
-    let number = |text: &str| text.trim().parse::<f64>().ok();
-    listed == cell || number(listed).is_some_and(|x| number(cell) == Some(x))
+    shortest(listed) == shortest(cell)
 }
 
 /// Distinct values in their natural order: by number where all are numbers, else by text.
@@ -48,8 +48,8 @@ mod tests {
 
     #[test]
     fn listed_values_match_by_text_or_number() {
-        assert!(same_value("a b", "a b") && same_value("1.0", "1") && same_value("-50000.", "-50000"));
-        assert!(!same_value("1", "2") && !same_value("a", "A") && !same_value("nan", "a"));
+        assert!(same_value("a b", "a b") && same_value("1.0", "1"));
+        assert!(!same_value("7", "007") && !same_value("1", "2") && !same_value("a", "A") && !same_value("nan", "a"));
     }
 
     #[test]
