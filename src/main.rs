@@ -3,6 +3,7 @@
 use clap::Parser;
 use polytask::cli::{Arguments, report};
 use polytask::{comm, error::exit};
+use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -17,7 +18,10 @@ fn main() -> ExitCode {
 fn abort_all_on_panic() {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
-        eprintln!("polytask: internal error on rank {}; this is a bug, please report it:", comm::rank_by_launcher());
+        let rank = comm::rank_by_launcher();
+        // Not `eprintln!`, which panics where standard error is closed.
+        let _ =
+            writeln!(std::io::stderr(), "polytask: internal error on rank {rank}; this is a bug, please report it:");
         usual(info);
         #[cfg(feature = "mpi")]
         comm::mpi::abort_if_connected(exit::BUG);

@@ -81,6 +81,13 @@ pub fn run(dir: &Path, ranks: usize, args: &[String]) -> Output {
     start(dir, ranks, args).wait()
 }
 
+/// Runs a line of bash, in which `$polytask` is the program.
+#[track_caller]
+pub fn shell(dir: &Path, line: &str) -> Output {
+    let line = format!("polytask='{}'; {line}", env!("CARGO_BIN_EXE_polytask"));
+    spawn(dir, "bash", &["-c".to_string(), line]).wait()
+}
+
 fn spawn(dir: &Path, program: &str, args: &[String]) -> Job {
     let output = tempfile::tempdir().expect("a temporary folder");
     let file = |name: &str| fs::File::create(output.path().join(name)).expect("a temporary file");

@@ -52,7 +52,7 @@ fn steps(run: &Run) -> Vec<u64> {
 #[track_caller]
 fn stopped_by_a_signal(ranks: usize, signal: &str) {
     let sandbox = Sandbox::new();
-    let set = [&STATEFUL[..], &["schedule={constant: {warmup: 60}}"]].concat();
+    let set = [&STATEFUL[..], &["schedule={constant: {warmup: 30}}"]].concat();
     let mut job = sandbox.start(ranks, "stopped", &[&set[..], &["train.steps=1000000"]].concat());
     let run = sandbox.run("stopped");
     job.until(|| run.last_step() >= 20);
