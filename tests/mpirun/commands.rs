@@ -12,9 +12,10 @@ use std::fs;
 /// Columns by name, as text.
 type Cells = BTreeMap<String, Vec<String>>;
 
-const LEARNT: [&str; 5] = [
+const LEARNT: [&str; 6] = [
     "train.precision=f64",
     "train.steps=60",
+    "train.replica_check_every=20",
     "train.eval_every_steps=10",
     "optim={adamw: {lr: 0.02}}",
     "balance={weighting: uncertainty, surgery: pcgrad}",

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 pub const ALONE: usize = 0;
 
 /// Far more than any of these jobs needs, on a busy machine too.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(240);
 
 /// A started job. Dropping it ends it.
 pub struct Job {
