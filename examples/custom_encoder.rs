@@ -82,8 +82,8 @@ impl TaskLoss for Focal {
     fn sum(&self, output: &Tensor, target: &Target) -> Tensor {
         let labels = target.values.to_kind(output.kind());
         let cross_entropy = output.binary_cross_entropy_with_logits(&labels, None::<Tensor>, None::<Tensor>, Sum::None);
-        let easy = (-&cross_entropy).exp();
-        let loss = (1.0 - easy).square() * cross_entropy;
+        let hard: Tensor = 1.0 - (-&cross_entropy).exp();
+        let loss = hard.square() * cross_entropy;
         match &target.mask {
             Some(mask) => (loss * mask.to_kind(output.kind())).sum(output.kind()),
             None => loss.sum(output.kind()),
@@ -132,9 +132,11 @@ fn batch(step: u64, comm: &dyn Collective) -> Batch {
     Batch { parts: vec![Part { source: 0, len: n, inputs, targets: vec![heights, ridges] }] }
 }
 
+type Named = (String, Vec<f64>);
+
 /// Parameters by name, and the reports of the first and the last step.
 struct Trained {
-    params: Vec<(String, Vec<f64>)>,
+    params: Vec<Named>,
     first: StepReport,
     last: StepReport,
 }
@@ -185,7 +187,7 @@ fn train(comm: &dyn Collective) -> Result<Trained> {
 
 /// Largest difference between two models, and the parameter where it is.
 fn difference<'a>(a: &'a Trained, b: &Trained) -> (f64, &'a str) {
-    let largest = |((name, x), (_, y)): (&'a (String, Vec<f64>), &(String, Vec<f64>))| {
+    let largest = |((name, x), (_, y)): (&'a Named, &Named)| {
         let d = x.iter().zip(y).map(|(x, y)| (x - y).abs()).fold(0.0, f64::max);
         (d, name.as_str())
     };

@@ -1,6 +1,6 @@
 //! `polytask doctor`: what this machine offers, what is wrong with it, and how to mend it.
 //!
-//! [`facts`] looks around (libraries, launcher, cores, memory, disks) and judges nothing; [`judge`] is a pure function
+//! [`facts`] looks around (libraries, launcher, cores, memory, disks) and judges nothing; [`mod@judge`] is a pure function
 //! from facts to findings; this file prints them. MPI is never initialised, so that it works where MPI is broken.
 
 pub mod facts;

@@ -21,7 +21,7 @@ pub enum Surgery {
 pub trait GramSurgery {
     /// Coefficients `[T]` of the task gradients whose Gram matrix this is.
     ///
-    /// `rng` is the same on every rank. `step` counts from 0.
+    /// `rng` is that of the step, the same on every rank.
     fn coefficients(&mut self, gram: &Gram, rng: &mut ChaCha8Rng) -> Vec<f64>;
 
     /// State for a checkpoint; `null` if there is none.

@@ -36,13 +36,15 @@ impl Cnn {
     /// If there is no image, or it is too small for the number of blocks, or the groups do not divide the channels.
     pub fn new(config: &config::Cnn, dims: &InputDims, builder: &mut ParamBuilder) -> Result<Self, ModelError> {
         let refuse = |problem: String, hint| Err(ModelError::Inputs { encoder: "cnn", problem, hint });
-        let Some([mut channels, mut height, mut width]) = dims.image else {
+        let Some([mut channels, rows, columns]) = dims.image else {
             return refuse("needs images".into(), "use `mlp` for tables, `embedding_bag` for text");
         };
+        let (mut height, mut width) = (rows, columns);
         let (mut blocks, mut layers, mut widths) = (Vec::new(), Vec::new(), Vec::new());
         for (k, &out) in config.channels.iter().enumerate() {
             if height < 2 || width < 2 {
-                let problem = format!("halves the image {} times, which {:?} is too small for", k + 1, dims.image);
+                let problem =
+                    format!("halves the image {} times, which {rows} x {columns} pixels are too few for", k + 1);
                 return refuse(problem, "use fewer `channels`");
             }
             if config.groups > 0 && !out.is_multiple_of(config.groups) {

@@ -48,3 +48,6 @@ impl Layer {
         x.linear(&self.weight, Some(&self.bias))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -39,3 +39,6 @@ pub fn build(kind: &config::Kind) -> Box<dyn TaskLoss> {
         config::Kind::Regression(c) => Box::new(Regression::new(c.loss, c.delta)),
     }
 }
+
+#[cfg(test)]
+mod tests;
