@@ -4,6 +4,7 @@ use clap::Parser;
 use polytask::cli::{Arguments, report};
 use polytask::data::sources::panic_is_contained;
 use polytask::{comm, error::exit};
+use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -21,7 +22,10 @@ fn abort_all_on_panic() {
         if panic_is_contained() {
             return; // a damaged file made a library panic, and the reader turns that into an error
         }
-        eprintln!("polytask: internal error on rank {}; this is a bug, please report it:", comm::rank_by_launcher());
+        let rank = comm::rank_by_launcher();
+        // Not `eprintln!`, which panics where standard error is closed.
+        let _ =
+            writeln!(std::io::stderr(), "polytask: internal error on rank {rank}; this is a bug, please report it:");
         usual(info);
         #[cfg(feature = "mpi")]
         comm::mpi::abort_if_connected(exit::BUG);

@@ -55,7 +55,7 @@ impl BenchArgs {
                 Precision::F64 => self.measure::<f64>(&config, comm)?,
             };
             if comm.world().is_main() {
-                self.print(&times, comm);
+                self.print(&times, comm)?;
             }
             Ok(exit::DONE)
         })
@@ -90,7 +90,7 @@ impl BenchArgs {
         Ok(times)
     }
 
-    fn print(&self, times: &Times, comm: &dyn Collective) {
+    fn print(&self, times: &Times, comm: &dyn Collective) -> Result<()> {
         let step = quantiles(times.step.clone());
         let phases: Vec<(&str, [f64; 3])> = NAMES
             .iter()
@@ -114,8 +114,7 @@ impl BenchArgs {
                 "bytes_per_step": times.bytes,
                 "peak_rss_mib": peak,
             });
-            println!("{object}");
-            return;
+            return text::print(format_args!("{object}\n"));
         }
         let row = |name: &str, q: [f64; 3]| {
             let mut row = vec![name.to_string()];
@@ -125,19 +124,19 @@ impl BenchArgs {
         };
         let mut rows: Vec<Vec<String>> = phases.iter().map(|(name, q)| row(name, *q)).collect();
         rows.push(row("step", step));
-        print!("{}", text::table(&["ms", "median", "p10", "p90", "share"], &rows, 1));
-        println!(
-            "\n{} steps on {} ranks with {} threads each, {} shared and {} private parameters",
+        text::print(format_args!("{}", text::table(&["ms", "median", "p10", "p90", "share"], &rows, 1)))?;
+        text::print(format_args!(
+            "\n{} steps on {} ranks with {} threads each, {} shared and {} private parameters\n",
             self.steps,
             comm.world().size,
             tch::get_num_threads(),
             text::count(times.shared),
             text::count(times.private)
-        );
-        println!(
-            "{samples_per_s:.0} samples/s, {} bytes sent per rank and step, {peak:.0} MiB at most",
+        ))?;
+        text::print(format_args!(
+            "{samples_per_s:.0} samples/s, {} bytes sent per rank and step, {peak:.0} MiB at most\n",
             text::count(times.bytes as usize)
-        );
+        ))
     }
 }
 

@@ -44,28 +44,27 @@ impl CheckArgs {
 
     fn check<F: Stored>(&self, config: &Config, dataset: &Dataset) -> Result<()> {
         let sampler = dataset.sampler(config)?;
-        println!("{}", sources(config, dataset));
-        println!("inputs: {}\n", inputs(dataset));
+        text::print(format_args!("{}\n", sources(config, dataset)))?;
+        text::print(format_args!("inputs: {}\n\n", inputs(dataset)))?;
         let mut learner = setup::build_learner::<F>(config, dataset, &Solo)?;
         setup::probe(&learner, dataset)?;
         let report = learner.step(0, config.optim.lr(), &[setup::few_rows(dataset, self.rows)], &Solo)?;
-        println!("{}", tasks(config, dataset, &report));
-        println!("{}", parameters(&learner.model.params, config));
-        println!("{}", self.memory(&learner, config, size_of::<F>()));
+        text::print(format_args!("{}\n", tasks(config, dataset, &report)))?;
+        text::print(format_args!("{}\n", parameters(&learner.model.params, config)))?;
+        text::print(format_args!("{}\n", self.memory(&learner, config, size_of::<F>())))?;
         let steps = sampler.steps_per_epoch();
         let total = config.train.steps.unwrap_or(config.train.epochs.unwrap_or(0) * steps);
-        println!(
-            "{} samples a step, {} steps an epoch, {} steps in all; run directory {} (not touched)",
+        text::print(format_args!(
+            "{} samples a step, {} steps an epoch, {} steps in all; run directory {} (not touched)\n",
             text::count(sampler.samples_per_step()),
             text::count(steps as usize),
             text::count(total as usize),
             config.run.dir().display()
-        );
+        ))?;
         match report.refused {
-            None => println!("all is well"),
-            Some(what) => return Err(Error::Guard(format!("the trial step failed: {what} is not finite"))),
+            None => text::print(format_args!("all is well\n")),
+            Some(what) => Err(Error::Guard(format!("the trial step failed: {what} is not finite"))),
         }
-        Ok(())
     }
 
     /// What one rank of the planned run holds, besides the data and the activations of its slice.

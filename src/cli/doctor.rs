@@ -9,6 +9,7 @@ pub mod judge;
 pub use facts::Facts;
 pub use judge::{Finding, Status, judge};
 
+use super::text;
 use crate::error::exit;
 use crate::world::World;
 use std::io::{self, Write};
@@ -19,7 +20,10 @@ use std::io::{self, Write};
 /// When standard output cannot be written.
 pub fn run() -> crate::Result<u8> {
     let world = crate::comm::world_by_launcher();
-    doctor(world, &mut io::stdout()).map_err(|source| crate::Error::Io { path: "standard output".into(), source })
+    let mut page = Vec::new();
+    let written = doctor(world, &mut page);
+    text::print(format_args!("{}", String::from_utf8_lossy(&page)))?;
+    written.map_err(|source| crate::Error::Io { path: "standard output".into(), source })
 }
 
 /// Looks around and prints what it finds: on rank 0 everything, on other ranks one line about the rank.

@@ -57,11 +57,11 @@ impl EvalArgs {
             let step = start.snapshot.step;
             let score = score(&config.train.best_by, &config.tasks, &metrics);
             if self.json {
-                println!("{}", as_json(step, split, score, &metrics));
+                text::print(format_args!("{}\n", as_json(step, split, score, &metrics)))?;
             } else {
-                println!("{} at step {step} on {}\n", start.path.display(), split.name());
-                print!("{}", as_table(config, &dataset, split, &metrics));
-                println!("\nscore ({}): {}", config.train.best_by, text::number(score));
+                text::print(format_args!("{} at step {step} on {}\n\n", start.path.display(), split.name()))?;
+                text::print(format_args!("{}", as_table(config, &dataset, split, &metrics)))?;
+                text::print(format_args!("\nscore ({}): {}\n", config.train.best_by, text::number(score)))?;
             }
         }
         Ok(())

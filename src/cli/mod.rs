@@ -14,6 +14,7 @@ use crate::config::{self, Config};
 use crate::error::{Error, Result};
 use crate::{ffi, log};
 use clap::{Args, Parser, Subcommand};
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -87,19 +88,25 @@ impl Arguments {
     }
 }
 
-/// How long other ranks leave it to rank 0 to report an error that it most likely has too.
-const RANK_0_FIRST: Duration = Duration::from_secs(2);
+/// Prints on standard error. If nobody can read it, there is nobody left to tell.
+fn complain(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// How long other ranks leave it to rank 0 to report an error that it most likely has too: mpirun takes up to two seconds
+/// to end the job.
+const RANK_0_FIRST: Duration = Duration::from_secs(5);
 
 /// Prints an error and returns its exit code. Errors that all ranks share are printed by rank 0 alone: the launcher ends
 /// the job as soon as it fails. A rank that is still there after a while has an error of its own.
 pub fn report(error: &Error, rank: usize) -> u8 {
     if rank == 0 {
-        eprintln!("error: {error}");
+        complain(&format!("error: {error}"));
     } else {
         if !error.is_local() {
             std::thread::sleep(RANK_0_FIRST);
         }
-        eprintln!("[rank {rank}] error: {error}");
+        complain(&format!("[rank {rank}] error: {error}"));
     }
     error.exit_code()
 }

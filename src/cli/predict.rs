@@ -1,6 +1,7 @@
 //! `polytask predict`.
 
 use super::restored::{self, RestoreArgs};
+use super::text;
 use crate::config::{Config, Kind};
 use crate::data::{Column, TaskInfo, Unlabelled, check_predictions_path, task_infos, write_predictions};
 use crate::error::{Error, Result, exit};
@@ -53,7 +54,7 @@ impl PredictArgs {
         let columns: Vec<(String, Column)> =
             wanted.iter().zip(values).flat_map(|(&t, values)| columns(&tasks[t], &values)).collect();
         write_predictions(&self.out, &columns)?;
-        println!("{}: {} rows, {} columns", self.out.display(), rows.len(), columns.len());
+        text::print(format_args!("{}: {} rows, {} columns\n", self.out.display(), rows.len(), columns.len()))?;
         Ok(exit::DONE)
     }
 

@@ -1,4 +1,20 @@
-//! Plain tables for the terminal.
+//! Plain tables for the terminal, and standard output.
+
+use crate::error::{Error, Result};
+use std::fmt;
+use std::io::{self, ErrorKind, Write};
+
+/// Prints on standard output. A reader that has seen enough (`polytask check CONFIG | head`) is no failure.
+///
+/// # Errors
+/// When nothing can be written, for example to a full disk.
+pub fn print(text: fmt::Arguments<'_>) -> Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_fmt(text).and_then(|()| out.flush()) {
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.map_err(|source| Error::Io { path: "standard output".into(), source }),
+    }
+}
 
 /// A table with aligned columns: the first `left` columns to the left, numbers to the right.
 pub fn table(header: &[&str], rows: &[Vec<String>], left: usize) -> String {

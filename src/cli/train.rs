@@ -16,7 +16,8 @@ pub struct TrainArgs {
     #[command(flatten)]
     config: ConfigArgs,
     /// `auto`: continue from the latest checkpoint of the run directory if there is one. `never`: start anew, and refuse
-    /// a run directory that holds a checkpoint. DIR: start from this checkpoint, or from the latest of this run
+    /// a run directory that holds a checkpoint. DIR: start from this checkpoint, or from the latest of this other run; once
+    /// the run has checkpoints of its own they count, unless DIR is one of them, which goes back to it
     #[arg(long, value_name = "auto|never|DIR", default_value = "auto")]
     resume: String,
 }

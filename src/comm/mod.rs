@@ -62,6 +62,8 @@ pub trait Collective {
     fn all_gather_f64(&self, data: &mut [f64]) -> Result<()>;
     /// Rank 0's bytes replace those of all ranks; lengths may differ before.
     fn broadcast(&self, data: &mut Vec<u8>) -> Result<()>;
+    /// Rank 0's numbers replace those of all ranks; the lengths are equal.
+    fn broadcast_f64(&self, data: &mut [f64]) -> Result<()>;
     /// The bytes of every rank, in rank order; lengths may differ.
     fn all_gather_bytes(&self, data: &[u8]) -> Result<Vec<Vec<u8>>>;
     /// Ends the whole job at once with this exit code. For panics and errors that other ranks do not share.
@@ -107,10 +109,7 @@ number!(f64, all_reduce_f64, reduce_scatter_f64, all_gather_f64);
 /// If the collective fails.
 pub fn agree_on_sum(comm: &dyn Collective, data: &mut [f64]) -> Result<()> {
     comm.all_reduce_f64(data)?;
-    let mut bytes = bytemuck::cast_slice::<f64, u8>(data).to_vec();
-    comm.broadcast(&mut bytes)?;
-    bytemuck::cast_slice_mut::<f64, u8>(data).copy_from_slice(&bytes);
-    Ok(())
+    comm.broadcast_f64(data)
 }
 
 /// All ranks succeed, or all fail alike.

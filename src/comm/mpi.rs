@@ -143,6 +143,10 @@ impl Collective for Mpi {
         }
         Ok(())
     }
+    fn broadcast_f64(&self, data: &mut [f64]) -> Result<()> {
+        self.comm.process_at_rank(0).broadcast_into(data);
+        Ok(())
+    }
     fn all_gather_bytes(&self, data: &[u8]) -> Result<Vec<Vec<u8>>> {
         let mut lengths = vec![0u64; self.world.size];
         self.comm.all_gather_into(&(data.len() as u64), &mut lengths[..]);

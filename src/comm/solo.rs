@@ -39,6 +39,9 @@ impl Collective for Solo {
     fn broadcast(&self, _: &mut Vec<u8>) -> Result<()> {
         Ok(())
     }
+    fn broadcast_f64(&self, _: &mut [f64]) -> Result<()> {
+        Ok(())
+    }
     fn all_gather_bytes(&self, data: &[u8]) -> Result<Vec<Vec<u8>>> {
         Ok(vec![data.to_vec()])
     }

@@ -185,6 +185,16 @@ impl Collective for Threads {
         *data = self.exchange("broadcast", mine)?[0].to_vec();
         Ok(())
     }
+    fn broadcast_f64(&self, data: &mut [f64]) -> Result<()> {
+        let mine: &[u8] = if self.world.is_main() { bytemuck::cast_slice(data) } else { &[] };
+        let all = self.exchange("broadcast", mine)?;
+        if all[0].len() != size_of_val(data) {
+            let reason = format!("rank 0 sent {} bytes, {} were expected", all[0].len(), size_of_val(data));
+            return Err(CommError::Failed { op: "broadcast", reason });
+        }
+        bytemuck::cast_slice_mut(data).copy_from_slice(&all[0]);
+        Ok(())
+    }
     fn all_gather_bytes(&self, data: &[u8]) -> Result<Vec<Vec<u8>>> {
         Ok(self.exchange("all_gather_bytes", data)?.iter().map(|b| b.to_vec()).collect())
     }

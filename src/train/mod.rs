@@ -92,6 +92,7 @@ impl<'a, F: Stored> Session<'a, F> {
             let state = learner.restore(from, comm)?;
             same_sizes(&dataset, &state.source_sizes)?;
             progress = state.progress;
+            mark_best_again(config, &progress, comm);
         }
         let steps_per_epoch = sampler.steps_per_epoch();
         let total_steps =
@@ -359,6 +360,17 @@ fn same_sizes(dataset: &Dataset, before: &[u64]) -> Result<()> {
             now[s],
             before.get(s).map_or("was not there".into(), |n| n.to_string()),
         ))),
+    }
+}
+
+/// Repeats what a kill between writing a checkpoint and marking it as the best would have left out.
+fn mark_best_again(config: &Config, progress: &Progress, comm: &dyn Collective) {
+    let best = progress.evaluated.iter().any(|record| record.best) && config.checkpoint.best;
+    if best && comm.world().is_main() {
+        let root = config.run.dir().join("checkpoints");
+        if let Err(e) = checkpoint::mark_best(&root, progress.step) {
+            tracing::debug!("not marked as the best again: {e}");
+        }
     }
 }
 

@@ -28,7 +28,8 @@ pub enum Resume {
     Auto,
     /// Never: the run directory must not hold a checkpoint.
     Never,
-    /// From this checkpoint folder, or from the latest checkpoint of this run directory.
+    /// From this checkpoint folder, or from the latest checkpoint of this run directory, while the run directory has no
+    /// checkpoint of its own; a checkpoint of the run itself means going back to it.
     From(PathBuf),
 }
 
@@ -116,12 +117,22 @@ fn read_start(config: &Config, resume: &Resume) -> Result<Option<Start>> {
             None
         }
         Resume::Auto => latest(&root)?,
-        Resume::From(dir) => Some(read_checkpoint(dir)?),
+        // The same command continues: once this run has checkpoints of its own, they count. Only a checkpoint of this
+        // very run is meant as it is: going back.
+        Resume::From(dir) if is_inside(dir, &root) => Some(read_checkpoint(dir)?),
+        Resume::From(dir) => match latest(&root)? {
+            None => Some(read_checkpoint(dir)?),
+            own => own,
+        },
     };
     if let Some(start) = &start {
         may_continue(config, start)?;
     }
     Ok(start)
+}
+
+fn is_inside(dir: &Path, root: &Path) -> bool {
+    matches!((dir.canonicalize(), root.canonicalize()), (Ok(dir), Ok(root)) if dir.starts_with(&root))
 }
 
 fn latest(root: &Path) -> Result<Option<Start>> {

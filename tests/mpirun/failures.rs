@@ -1,7 +1,7 @@
 //! A failure is one clear message, the documented exit code, and a dead job within seconds.
 
 use crate::process::{ALONE, start_parts};
-use crate::sandbox::{Sandbox, train_args};
+use crate::sandbox::{Sandbox, train_args, values};
 use std::fs;
 
 #[test]
@@ -72,6 +72,9 @@ fn data_that_differs_on_one_rank_is_refused() {
 fn a_used_run_directory_is_not_overwritten_and_a_changed_run_not_continued() {
     let sandbox = Sandbox::new();
     let run = sandbox.train(ALONE, "x", &["train.steps=2"]);
+    let (lines, result) = (run.metrics(), run.json("summary.json")["final"].take());
+    sandbox.train(ALONE, "x", &["train.steps=2"]);
+    assert_eq!((lines, result), (run.metrics(), run.json("summary.json")["final"].take()), "nothing is left to do");
     let before = sandbox.listing();
     let output = sandbox.polytask(2, "train config.yaml --set run.dir=runs/x --resume never").exits_with(2);
     output.complains_once(&["runs/x holds a run of 2 steps", "hint: choose another `run.dir`"]);
@@ -91,12 +94,18 @@ fn a_used_run_directory_is_not_overwritten_and_a_changed_run_not_continued() {
 #[test]
 fn a_diverging_run_stops_itself_and_keeps_its_checkpoint() {
     let sandbox = Sandbox::new();
-    sandbox.train(2, "x", &["train.steps=3", "schedule={step: {every: 3, gamma: 1.0e+30}}"]);
-    let output = sandbox.start(2, "x", &["train.steps=9", "schedule={step: {every: 3, gamma: 1.0e+30}}"]).wait();
-    output.exits_with(4).complains_once(&["is not finite", "hint: lower `optim` `lr`"]);
+    let output = sandbox.start(2, "x", &["optim.sgd.lr=1e30", "checkpoint.every=1"]).wait();
+    output.exits_with(4).complains_once(&["step 2: the loss of `", "is not finite", "hint: lower `optim` `lr`"]);
     let run = sandbox.run("x");
-    assert_eq!(run.latest().step, 3, "the checkpoint from before");
-    assert_eq!(run.json("summary.json")["status"], "failed");
+    let latest = run.latest();
+    assert_eq!(latest.step, 1, "the checkpoint from before");
+    assert!(latest.tensors["model"].iter().flat_map(values).all(f64::is_finite));
+    let summary = run.json("summary.json");
+    assert_eq!((&summary["status"], &summary["skipped"]), (&"failed".into(), &1.into()));
+
+    let set = ["optim.sgd.lr=1e30", "train.non_finite=skip", "train.steps=30"];
+    let output = sandbox.start(ALONE, "y", &set).wait().exits_with(4);
+    output.complains_once(&["step 11: ", "is not finite, for the 10th step in a row"]);
 }
 
 #[test]

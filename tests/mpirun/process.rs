@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 pub const ALONE: usize = 0;
 
 /// Far more than any of these jobs needs, on a busy machine too.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(240);
 
 /// A started job. Dropping it ends it.
 pub struct Job {
@@ -79,6 +79,13 @@ pub fn start_parts(dir: &Path, parts: &[(&[&str], &[String])]) -> Job {
 #[track_caller]
 pub fn run(dir: &Path, ranks: usize, args: &[String]) -> Output {
     start(dir, ranks, args).wait()
+}
+
+/// Runs a line of bash, in which `$polytask` is the program.
+#[track_caller]
+pub fn shell(dir: &Path, line: &str) -> Output {
+    let line = format!("polytask='{}'; {line}", env!("CARGO_BIN_EXE_polytask"));
+    spawn(dir, "bash", &["-c".to_string(), line]).wait()
 }
 
 fn spawn(dir: &Path, program: &str, args: &[String]) -> Job {

@@ -6,13 +6,14 @@ use serde_json::Value;
 use std::time::{Duration, Instant};
 
 /// Everything that has a state: Adam's moments, log-variances, projections drawn at random, dropout, a best score.
-const STATEFUL: [&str; 6] = [
+const STATEFUL: [&str; 7] = [
     "optim={adamw: {lr: 0.01}}",
     "balance={weighting: {uncertainty: {lr: 0.1}}, surgery: pcgrad}",
     "model.encoder.mlp.dropout=0.3",
     "train.eval_every_steps=7",
     "checkpoint.every=10",
     "checkpoint.keep=2",
+    "train.replica_check_every=10",
 ];
 
 /// The same bits of every tensor, the same state, the same curve.
@@ -52,7 +53,7 @@ fn steps(run: &Run) -> Vec<u64> {
 #[track_caller]
 fn stopped_by_a_signal(ranks: usize, signal: &str) {
     let sandbox = Sandbox::new();
-    let set = [&STATEFUL[..], &["schedule={constant: {warmup: 60}}"]].concat();
+    let set = [&STATEFUL[..], &["schedule={constant: {warmup: 30}}"]].concat();
     let mut job = sandbox.start(ranks, "stopped", &[&set[..], &["train.steps=1000000"]].concat());
     let run = sandbox.run("stopped");
     job.until(|| run.last_step() >= 20);
@@ -88,9 +89,9 @@ fn a_single_process_stopped_by_term_continues_exactly() {
 #[test]
 fn a_killed_rank_ends_the_job_and_the_same_command_continues_exactly() {
     let sandbox = Sandbox::new();
-    let set = [&STATEFUL[..], &["schedule={cosine: {warmup: 5, floor: 0.1}}", "train.steps=300"]].concat();
+    let set = [&STATEFUL[..], &["schedule={cosine: {warmup: 5, floor: 0.1}}", "train.steps=120"]].concat();
     let run = sandbox.run("killed");
-    for (rank, step) in [(2, 25), (0, 75)] {
+    for (rank, step) in [(2, 15), (0, 45)] {
         let mut job = sandbox.start(3, "killed", &set);
         job.until(|| run.last_step() >= step);
         job.signal_rank(rank, "KILL");
@@ -99,11 +100,11 @@ fn a_killed_rank_ends_the_job_and_the_same_command_continues_exactly() {
         println!("rank {rank} killed: the job ended after {:?}", killed.elapsed());
         assert_ne!(output.code, Some(0), "{output}");
         let n = run.latest().step;
-        assert!(n >= step - 10 && n < 300, "{n}: killed too late");
+        assert!(n >= step - 10 && n < 120, "{n}: killed too late");
     }
     sandbox.train(3, "killed", &set);
     let whole = sandbox.train(3, "whole", &set);
-    assert_eq!(steps(&run), (1..=300).collect::<Vec<_>>());
+    assert_eq!(steps(&run), (1..=120).collect::<Vec<_>>());
     same_history(&run, &whole);
 }
 

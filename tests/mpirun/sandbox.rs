@@ -27,7 +27,7 @@ tasks:
   a: {source: one, target: a, kind: binary, metrics: [auc, accuracy]}
   b: {source: one, target: b, kind: multiclass, metrics: [accuracy, mcc]}
   r: {source: two, target: r, kind: {regression: {loss: huber}}, metrics: [rmse, r2], head: {stage: 0}}
-  m: {source: two, target: [m1, m2], kind: multilabel, metrics: [f1, accuracy], head: {widths: [4]}}
+  m: {source: two, target: [m1, m2], kind: multilabel, metrics: [auc, accuracy], head: {widths: [4]}}
 batch: {per_task: 17} # neither 2 nor 3 nor 4 ranks divide it
 model: {encoder: {mlp: {widths: [16, 8]}}}
 optim: {sgd: {lr: 0.1}}
@@ -73,6 +73,12 @@ impl Sandbox {
     pub fn polytask(&self, ranks: usize, words: &str) -> Output {
         let args: Vec<String> = words.split_whitespace().map(str::to_string).collect();
         process::run(self.0.path(), ranks, &args)
+    }
+
+    /// A line of bash, in which `$polytask` is the program.
+    #[track_caller]
+    pub fn shell(&self, line: &str) -> Output {
+        process::shell(self.0.path(), line)
     }
 
     /// Starts training into the run directory `runs/RUN`.
