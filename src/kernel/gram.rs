@@ -1,9 +1,8 @@
 //! Inner products of rows: `J` is read once, whatever the number of rows.
 
-use super::simd::dispatch;
 use super::{CHUNK, Fragment, Real, parallel};
 
-/// Lanes of one accumulator: two AVX registers of `f32`, which hides the latency of a fused multiply-add.
+/// Lanes of one accumulator: two AVX registers of `f32`, so that one multiply-add need not wait for the last.
 const LANES: usize = 16;
 /// Rows against which one row is multiplied at a time: as many accumulators as the registers hold.
 const GROUP: usize = 4;
@@ -57,71 +56,112 @@ fn chunks<'a, 'b, F>(fragments: &'b [Fragment<'a, F>]) -> Vec<(&'b Fragment<'a, 
         .collect()
 }
 
-dispatch!(gram_chunk, gram_chunk_body, (rows: &[&[F]], out: &mut [f64]));
-dispatch!(dot_chunk, dot_chunk_body, (a: &[F], b: &[F]) -> f64);
-
 /// The lower triangle of the Gram matrix of some columns, block by block.
-#[inline(always)]
-fn gram_chunk_body<F: Real, const FMA: bool>(rows: &[&[F]], out: &mut [f64]) {
+fn gram_chunk<F: Real>(rows: &[&[F]], out: &mut [f64]) {
     let n = rows.len();
     let len = rows.iter().map(|r| r.len()).max().unwrap_or(0);
     for start in (0..len).step_by(BLOCK) {
         let end = (start + BLOCK).min(len);
         for i in (0..n).filter(|&i| !rows[i].is_empty()) {
             let a = &rows[i][start..end];
-            let mut j = 0;
-            while j + GROUP <= i + 1 {
-                let group: [&[F]; GROUP] = std::array::from_fn(|k| column_block(rows[j + k], a, start, end));
-                for (k, x) in dots::<F, GROUP, FMA>(a, group).into_iter().enumerate() {
-                    if !rows[j + k].is_empty() {
-                        out[i * n + j + k] += x;
-                    }
+            for j in (0..=i).step_by(GROUP) {
+                let out = &mut out[i * n + j..=i * n + i];
+                let others = &rows[j..=i];
+                match others.len() {
+                    1 => add_group::<F, 1>(a, others, start, end, out),
+                    2 => add_group::<F, 2>(a, others, start, end, out),
+                    3 => add_group::<F, 3>(a, others, start, end, out),
+                    _ => add_group::<F, GROUP>(a, others, start, end, out),
                 }
-                j += GROUP;
             }
-            for j in (j..=i).filter(|&j| !rows[j].is_empty()) {
-                out[i * n + j] += dots::<F, 1, FMA>(a, [&rows[j][start..end]])[0];
-            }
+        }
+    }
+}
+
+/// Adds the inner products of one block of a row with the first `N` of some rows.
+fn add_group<F: Real, const N: usize>(a: &[F], rows: &[&[F]], start: usize, end: usize, out: &mut [f64]) {
+    let group: [&[F]; N] = std::array::from_fn(|k| column_block(rows[k], a, start, end));
+    for ((x, row), out) in F::dots(a, group).into_iter().zip(rows).zip(out) {
+        if !row.is_empty() {
+            *out += x;
         }
     }
 }
 
 /// The block of a row, or of a stand-in of the right length where the row is zero (its result is dropped).
-#[inline(always)]
 fn column_block<'a, F>(row: &'a [F], stand_in: &'a [F], start: usize, end: usize) -> &'a [F] {
     if row.is_empty() { stand_in } else { &row[start..end] }
 }
 
-#[inline(always)]
-fn dot_chunk_body<F: Real, const FMA: bool>(a: &[F], b: &[F]) -> f64 {
-    a.chunks(BLOCK).zip(b.chunks(BLOCK)).map(|(a, b)| dots::<F, 1, FMA>(a, [b])[0]).sum()
+fn dot_chunk<F: Real>(a: &[F], b: &[F]) -> f64 {
+    a.chunks(BLOCK).zip(b.chunks(BLOCK)).map(|(a, b)| F::dots(a, [b])[0]).sum()
 }
 
 /// Inner products of one block with `N` others of the same length.
-#[inline(always)]
-fn dots<F: Real, const N: usize, const FMA: bool>(a: &[F], b: [&[F]; N]) -> [f64; N] {
+pub(super) fn plain_dots<F: Real, const N: usize>(a: &[F], b: [&[F]; N]) -> [f64; N] {
+    let (x, tail) = a.as_chunks::<LANES>();
+    let rows = b.map(|row| &row.as_chunks::<LANES>().0[..x.len()]);
     let mut acc = [[F::default(); LANES]; N];
-    let whole = a.len() / LANES * LANES;
-    let b = b.map(|row| &row[..a.len()]);
-    let mut k = 0;
-    while k < whole {
-        for (acc, row) in acc.iter_mut().zip(&b) {
-            for lane in 0..LANES {
-                acc[lane] = fused::<F, FMA>(a[k + lane], row[k + lane], acc[lane]);
-            }
+    for (k, x) in x.iter().enumerate() {
+        for (acc, row) in acc.iter_mut().zip(&rows) {
+            acc.iter_mut().zip(x).zip(&row[k]).for_each(|((acc, &x), &y)| *acc += x * y);
         }
-        k += LANES;
     }
+    let at = a.len() - tail.len();
+    std::array::from_fn(|i| acc[i].iter().map(|x| x.to_f64()).sum::<f64>() + rest(tail, &b[i][at..]))
+}
+
+/// As [`plain_dots`], with AVX2 and FMA where the machine has them: written out, because the compiler makes scalar code
+/// of it as soon as it is inlined.
+pub(super) fn dots_f32<const N: usize>(a: &[f32], b: [&[f32]; N]) -> [f64; N] {
+    #[cfg(target_arch = "x86_64")]
+    if super::simd::wide() {
+        // SAFETY: the features were just found on this machine; that is all that `wide_dots` asks for.
+        return unsafe { wide_dots(a, b) };
+    }
+    plain_dots(a, b)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn wide_dots<const N: usize>(a: &[f32], b: [&[f32]; N]) -> [f64; N] {
+    use std::arch::x86_64::{__m256, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_setzero_ps, _mm256_storeu_ps};
+    const HALF: usize = LANES / 2;
+    // SAFETY: a reference to eight floats is a readable place of 32 bytes, and the load needs no alignment.
+    let load = |x: &[f32; HALF]| unsafe { _mm256_loadu_ps(x.as_ptr()) };
+    let (x, tail) = a.as_chunks::<HALF>();
+    // Two accumulators per row, so that one addition need not wait for the last.
+    let (pairs, odd) = x.as_chunks::<2>();
+    let rows = b.map(|row| &row.as_chunks::<HALF>().0[..x.len()]);
+    let mut acc: [[__m256; 2]; N] = [[_mm256_setzero_ps(); 2]; N];
+    for (k, [low, high]) in pairs.iter().enumerate() {
+        let (low, high) = (load(low), load(high));
+        for i in 0..N {
+            let row = &rows[i][2 * k..2 * k + 2];
+            acc[i][0] = _mm256_fmadd_ps(low, load(&row[0]), acc[i][0]);
+            acc[i][1] = _mm256_fmadd_ps(high, load(&row[1]), acc[i][1]);
+        }
+    }
+    if let [last] = odd {
+        let last = load(last);
+        for i in 0..N {
+            acc[i][0] = _mm256_fmadd_ps(last, load(&rows[i][x.len() - 1]), acc[i][0]);
+        }
+    }
+    let at = a.len() - tail.len();
     std::array::from_fn(|i| {
-        let tail: f64 = (whole..a.len()).map(|k| a[k].to_f64() * b[i][k].to_f64()).sum();
-        acc[i].iter().map(|x| x.to_f64()).sum::<f64>() + tail
+        let mut lanes = [0f32; LANES];
+        for (half, acc) in lanes.as_chunks_mut::<HALF>().0.iter_mut().zip(acc[i]) {
+            // SAFETY: a reference to eight floats is a writable place of 32 bytes; no alignment is needed.
+            unsafe { _mm256_storeu_ps(half.as_mut_ptr(), acc) };
+        }
+        lanes.iter().map(|&x| f64::from(x)).sum::<f64>() + rest(tail, &b[i][at..])
     })
 }
 
-/// `a * b + c`, in one rounding where that is one instruction.
-#[inline(always)]
-fn fused<F: Real, const FMA: bool>(a: F, b: F, c: F) -> F {
-    if FMA { a.mul_add(b, c) } else { a * b + c }
+/// The last few products.
+fn rest<F: Real>(a: &[F], b: &[F]) -> f64 {
+    a.iter().zip(b).map(|(x, y)| x.to_f64() * y.to_f64()).sum()
 }
 
 #[cfg(test)]

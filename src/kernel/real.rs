@@ -29,12 +29,12 @@ pub trait Real:
     fn to_f64(self) -> f64;
     /// Square root.
     fn sqrt(self) -> Self;
-    /// `self * a + b`, rounded once where the machine can.
-    fn mul_add(self, a: Self, b: Self) -> Self;
+    /// Inner products of a slice with `N` others of the same length.
+    fn dots<const N: usize>(a: &[Self], b: [&[Self]; N]) -> [f64; N];
 }
 
 macro_rules! real {
-    ($t:ty) => {
+    ($t:ty, $dots:ident) => {
         impl Real for $t {
             #[inline(always)]
             fn from_f64(x: f64) -> Self {
@@ -48,13 +48,12 @@ macro_rules! real {
             fn sqrt(self) -> Self {
                 <$t>::sqrt(self)
             }
-            #[inline(always)]
-            fn mul_add(self, a: Self, b: Self) -> Self {
-                <$t>::mul_add(self, a, b)
+            fn dots<const N: usize>(a: &[Self], b: [&[Self]; N]) -> [f64; N] {
+                super::gram::$dots(a, b)
             }
         }
     };
 }
 
-real!(f32);
-real!(f64);
+real!(f32, dots_f32);
+real!(f64, plain_dots);

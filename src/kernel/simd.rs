@@ -13,8 +13,7 @@ pub(super) fn wide() -> bool {
     }
 }
 
-/// Defines `$name`, which runs `$body::<F, true>` compiled for AVX2 + FMA if the machine has them, else
-/// `$body::<F, false>`. The flag tells the body whether `mul_add` is one instruction.
+/// Defines `$name`, which runs `$body` compiled for AVX2 + FMA if the machine has them, else as it is.
 macro_rules! dispatch {
     ($name:ident, $body:ident, ($($arg:ident: $ty:ty),*) $(-> $ret:ty)?) => {
         fn $name<F: Real>($($arg: $ty),*) $(-> $ret)? {
@@ -22,14 +21,14 @@ macro_rules! dispatch {
             {
                 #[target_feature(enable = "avx2,fma")]
                 fn wide<F: Real>($($arg: $ty),*) $(-> $ret)? {
-                    $body::<F, true>($($arg),*)
+                    $body($($arg),*)
                 }
                 if $crate::kernel::simd::wide() {
                     // SAFETY: the features were just found on this machine; that is all `wide` asks for.
                     return unsafe { wide($($arg),*) };
                 }
             }
-            $body::<F, false>($($arg),*)
+            $body($($arg),*)
         }
     };
 }

@@ -93,7 +93,7 @@ fn cut<F: Real>(piece: Piece<'_, F>) -> Vec<Piece<'_, F>> {
 dispatch!(run_piece, run_piece_body, (rule: Rule<F>, piece: Piece<'_, F>) -> f64);
 
 #[inline(always)]
-fn run_piece_body<F: Real, const FMA: bool>(rule: Rule<F>, piece: Piece<'_, F>) -> f64 {
+fn run_piece_body<F: Real>(rule: Rule<F>, piece: Piece<'_, F>) -> f64 {
     let Piece { grads, coef, param, first, second } = piece;
     let mut buffer = [F::default(); BLOCK];
     let mut norm = 0.0;
