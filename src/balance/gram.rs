@@ -78,7 +78,9 @@ impl Gram {
 
     /// `cᵀ G c`: the squared norm of the combination of the gradients.
     pub fn quadratic(&self, c: &[f64]) -> f64 {
-        (0..self.n_tasks).map(|i| c[i] * dot(self.row(i), c)).sum::<f64>().max(0.0)
+        let square: f64 = (0..self.n_tasks).map(|i| c[i] * dot(self.row(i), c)).sum();
+        // Rounding may leave a tiny negative number; NaN must stay NaN.
+        if square < 0.0 { 0.0 } else { square }
     }
 }
 

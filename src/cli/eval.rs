@@ -42,6 +42,7 @@ impl EvalArgs {
     }
 
     fn evaluate(&self, config: &Config, comm: &dyn Collective) -> Result<()> {
+        setup::same_config(config, comm)?;
         setup::set_threads(config, comm);
         let start = self.run.start(comm)?;
         let dataset = agree(
@@ -50,7 +51,7 @@ impl EvalArgs {
         )?;
         setup::same_data(&dataset, comm)?;
         let split = self.split(&dataset)?;
-        let (model, losses) = restored::model(config, dataset.dims(), dataset.tasks(), &start)?;
+        let (model, losses) = agree(comm, restored::model(config, dataset.dims(), dataset.tasks(), &start))?;
         let batch = config.train.eval_batch;
         let metrics = evaluate(&model, &losses, &dataset, &config.tasks, split, batch, comm)?;
         if comm.world().is_main() {

@@ -1,6 +1,6 @@
 //! A trained model of a run directory, for `eval` and `predict`.
 
-use crate::checkpoint::{self, CheckpointError};
+use crate::checkpoint::{self, CheckpointError, Floats};
 use crate::comm::{Collective, agree};
 use crate::config::{self, Config, Precision};
 use crate::data::{Fitted, InputDims, TaskInfo};
@@ -43,9 +43,19 @@ impl RestoreArgs {
     /// The checkpoint, on every rank.
     ///
     /// # Errors
-    /// On all ranks alike: none that verifies.
+    /// On all ranks alike: none that verifies, or not the same one everywhere.
     pub fn start(&self, comm: &dyn Collective) -> Result<Start> {
-        agree(comm, self.read())
+        let start = agree(comm, self.read())?;
+        let all = comm.all_gather_bytes(&fingerprint(&start))?;
+        match all.iter().position(|other| *other != all[0]) {
+            None => Ok(start),
+            Some(rank) => Err(Error::Usage(format!(
+                "rank {rank} read another checkpoint than rank 0 ({} at step {} here)\n  hint: a run that still writes \
+                 checkpoints moves `best` and `latest`; name one folder with `--checkpoint`",
+                start.path.display(),
+                start.snapshot.step
+            ))),
+        }
     }
 
     fn read(&self) -> Result<Start> {
@@ -60,6 +70,19 @@ impl RestoreArgs {
             dir => setup::read_checkpoint(&PathBuf::from(dir)),
         }
     }
+}
+
+/// What tells two checkpoints apart: the step, and a checksum of the model.
+fn fingerprint(start: &Start) -> Vec<u8> {
+    let mut sum = crc32fast::Hasher::new();
+    for tensor in start.snapshot.tensors.get("model").into_iter().flatten() {
+        sum.update(tensor.name.as_bytes());
+        match &tensor.data {
+            Floats::F32(values) => sum.update(bytemuck::cast_slice(values)),
+            Floats::F64(values) => sum.update(bytemuck::cast_slice(values)),
+        }
+    }
+    [&start.snapshot.step.to_le_bytes()[..], &sum.finalize().to_le_bytes()].concat()
 }
 
 /// The transforms that were fitted when the model was trained.

@@ -140,10 +140,8 @@ impl Threads {
 
 impl Drop for Threads {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.table.state.lock().unwrap_or_else(PoisonError::into_inner).broken = true;
-            self.table.changed.notify_all();
-        }
+        self.table.state.lock().unwrap_or_else(PoisonError::into_inner).broken = true;
+        self.table.changed.notify_all();
     }
 }
 

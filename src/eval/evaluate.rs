@@ -173,7 +173,7 @@ impl Judge {
         }
         let value = |(metric, meter): (&Metric, &Option<Box<dyn Meter>>)| {
             let value = match metric {
-                Metric::Loss => (loss[1] > 0.0).then(|| loss[0] / loss[1]),
+                Metric::Loss => (loss[1] > 0.0).then(|| loss[0] / loss[1]).filter(|mean| mean.is_finite()),
                 _ => meter.as_ref().and_then(|m| m.value()),
             };
             (metric.name().to_string(), value)

@@ -27,6 +27,7 @@ use crate::optim;
 use crate::rng::{Stream, seed};
 use persist::Stored;
 use setup::choice_name;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 use window::Window;
@@ -129,7 +130,7 @@ impl<'a, F: Stored> Session<'a, F> {
         let mut loader =
             Loader::new(self.dataset.clone(), sampler, world, batch.accumulate, batch.prefetch, self.progress.step)?;
         let mut window = Window::new();
-        while self.progress.step < self.total_steps {
+        while self.progress.step < self.total_steps && !self.is_impatient() {
             let step = self.progress.step;
             let (batches, wait_ms) = loader.next()?;
             // Dropout then needs no generator state in checkpoints.
@@ -151,30 +152,31 @@ impl<'a, F: Stored> Session<'a, F> {
             }
             let stopping = self.agree_to_stop(stop)?;
             let best = self.evaluation_is_due() && self.evaluate()?;
-            let impatient = config.train.patience.is_some_and(|p| self.progress.evaluations_since_best >= p.max(1));
-            let last = self.progress.step == self.total_steps || impatient;
+            let last = self.progress.step == self.total_steps || self.is_impatient();
             if stopping && !last {
                 self.checkpoint(best, true)?;
                 self.finish(Status::Stopped);
                 return Ok(Outcome::Stopped);
             }
-            if !last && (best || self.checkpoint_is_due()) {
+            if !last && ((best && config.checkpoint.best) || self.checkpoint_is_due()) {
                 self.checkpoint(best, false)?;
             }
             window.pause(boundary);
-            if impatient {
-                self.logger.message(&format!(
-                    "no better score for {} evaluations: stopping early (`train.patience`)",
-                    self.progress.evaluations_since_best
-                ));
-                break;
-            }
         }
         drop(loader);
+        if self.is_impatient() {
+            let n = self.progress.evaluations_since_best;
+            self.logger.message(&format!("no better score for {n} evaluations: stopped early (`train.patience`)"));
+        }
         let best = self.evaluate_at_the_end()?;
         self.checkpoint(best, true)?;
         self.finish(Status::Done);
         Ok(Outcome::Done)
+    }
+
+    /// Whether the score has not improved for as many evaluations as the configuration allows.
+    fn is_impatient(&self) -> bool {
+        self.config.train.patience.is_some_and(|p| self.progress.evaluations_since_best >= p.max(1))
     }
 
     /// What to do about a step that was refused because something was not finite.
@@ -186,8 +188,9 @@ impl<'a, F: Stored> Session<'a, F> {
         self.progress.skipped += 1;
         self.progress.skipped_in_a_row += 1;
         let step = self.progress.step;
-        let hint = "hint: lower `optim` `lr`, set `clip_norm`, lengthen `warmup`, or look at the targets; the last \
-                    checkpoint is good";
+        let hint = "hint: a lower `lr`, a `clip_norm` or a longer `warmup` make another experiment, which needs a new \
+                    `run.dir`; to continue this one from its last checkpoint past such steps, add \
+                    `--set train.non_finite=skip`";
         let again = match self.config.train.non_finite {
             NonFinite::Stop => String::new(),
             NonFinite::Skip if self.progress.skipped_in_a_row < MAX_SKIPPED_IN_A_ROW => {
@@ -307,21 +310,31 @@ impl<'a, F: Stored> Session<'a, F> {
         self.progress.seconds = self.began.elapsed().as_secs_f64();
         let sizes = sizes(&self.dataset);
         let snapshot = self.learner.snapshot(self.config, self.dataset.fitted(), &self.progress, &sizes, self.comm)?;
-        let written = snapshot.map_or(Ok(()), |snapshot| {
-            let root = self.config.run.dir().join("checkpoints");
-            checkpoint::write(&root, &snapshot)?;
-            if best && self.config.checkpoint.best {
-                checkpoint::mark_best(&root, snapshot.step)?;
-            }
-            checkpoint::prune(&root, self.config.checkpoint.keep.max(1)).map(drop)
-        });
+        let root = self.config.run.dir().join("checkpoints");
+        let written = snapshot.map_or(Ok(()), |snapshot| checkpoint::write(&root, &snapshot).map(drop));
+        let written_here = written.is_ok() && self.comm.world().is_main();
         match agree(self.comm, written) {
             Err(e) if must => Err(e),
             Err(e) => {
                 self.logger.message(&format!("warning: no checkpoint at step {}: {e}", self.progress.step));
                 Ok(())
             }
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                if written_here {
+                    self.tidy(&root, best);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Marks the checkpoint just written if it is the best, and removes old ones. Failing here loses no checkpoint.
+    fn tidy(&mut self, root: &Path, best: bool) {
+        let step = self.progress.step;
+        let marked = if best && self.config.checkpoint.best { checkpoint::mark_best(root, step) } else { Ok(()) };
+        let pruned = checkpoint::prune(root, self.config.checkpoint.keep.max(1)).map(drop);
+        for error in [marked, pruned].into_iter().filter_map(Result::err) {
+            self.logger.message(&format!("warning: the checkpoint of step {step} is written, but {error}"));
         }
     }
 

@@ -29,6 +29,7 @@ pub struct Progress {
 impl Progress {
     /// Takes in the score of an evaluation; whether it is the best so far. Equal is not better.
     pub fn judge(&mut self, score: Option<f64>) -> bool {
+        let score = score.filter(|s| s.is_finite());
         let better = match (score, self.best_score) {
             (Some(new), Some(old)) => new > old,
             (Some(_), None) => true,
@@ -51,7 +52,7 @@ mod tests {
     #[test]
     fn the_first_defined_score_is_the_best_and_equal_is_not_better() {
         let mut progress = Progress::default();
-        let judged = [None, Some(0.5), Some(0.5), None, Some(0.6)].map(|s| progress.judge(s));
+        let judged = [Some(f64::NAN), Some(0.5), Some(0.5), None, Some(0.6)].map(|s| progress.judge(s));
         assert_eq!(judged, [false, true, false, false, true]);
         assert_eq!((progress.best_score, progress.evaluations_since_best), (Some(0.6), 0));
     }

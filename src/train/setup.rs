@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::ffi;
 use crate::model::{Model, ModelError, TaskSpec};
 use crate::step::losses::{self, TaskLoss};
-use crate::step::{forward, probe_scopes};
+use crate::step::{ScopeError, forward, probe_scopes};
 use crate::train::persist::Stored;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -294,7 +294,10 @@ pub fn few_rows(dataset: &Dataset, per_source: usize) -> Batch {
 /// A parameter whose declared scope is wrong: a bug of the encoder or head.
 pub fn probe<F: Stored>(learner: &Learner<F>, dataset: &Dataset) -> Result<()> {
     let pass = forward(&learner.model, &learner.losses, &few_rows(dataset, PROBE_ROWS), false);
-    probe_scopes(&learner.model.params, &pass.terms).map_err(|e| Error::Usage(e.to_string()))
+    probe_scopes(&learner.model.params, &pass.terms).map_err(|e| match e {
+        ScopeError::Torch(e) => Error::Torch(e),
+        wrong => Error::Usage(wrong.to_string()),
+    })
 }
 
 /// The name of a configured choice, without its options.

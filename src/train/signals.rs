@@ -14,17 +14,19 @@ const IMPATIENT: i32 = 130;
 pub struct StopFlag(Arc<AtomicBool>);
 
 impl StopFlag {
-    /// Catches USR1 and USR2 (which mpirun forwards at once), and INT, TERM and HUP, from now on. A second INT, TERM or
-    /// HUP stops the process at once.
+    /// Catches USR1 and USR2 (which mpirun forwards at once), and INT, TERM and HUP, from now on. A second INT or TERM
+    /// stops the process at once; signals of other kinds before it do not count.
     ///
     /// # Errors
     /// If the system refuses a handler.
     pub fn install() -> io::Result<Self> {
         let raised = Arc::new(AtomicBool::new(false));
-        for signal in [SIGINT, SIGTERM, SIGHUP] {
-            flag::register_conditional_shutdown(signal, IMPATIENT, raised.clone())?;
+        let armed = Arc::new(AtomicBool::new(false));
+        for signal in [SIGINT, SIGTERM].into_iter().filter(|&s| !is_ignored(s)) {
+            flag::register_conditional_shutdown(signal, IMPATIENT, armed.clone())?;
+            flag::register(signal, armed.clone())?;
         }
-        for signal in [SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2] {
+        for signal in [SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2].into_iter().filter(|&s| !is_ignored(s)) {
             flag::register(signal, raised.clone())?;
         }
         Ok(StopFlag(raised))
@@ -34,4 +36,12 @@ impl StopFlag {
     pub fn raised(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
+}
+
+/// Whether this process was started with the signal ignored, as `nohup` does with HUP: then it stays ignored.
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0);
+    mask & (1 << (signal - 1)) != 0
 }
