@@ -176,8 +176,9 @@ fn predictions_for_new_rows_need_no_labels_and_take_unknown_categories() {
     let a = numbers(&cells["a"]);
     assert_eq!(a.len(), 3);
     assert!(a.iter().all(|p| (0.0..=1.0).contains(p)));
-    assert_eq!(a[0], a[1], "a category that was never seen counts as a missing one");
-    assert_ne!(a[0], a[2]);
+    // Not to the bit: the place of a row in a batch may decide how libtorch sums.
+    assert!((a[0] - a[1]).abs() < 1e-6, "a category that was never seen counts as a missing one: {a:?}");
+    assert!((a[0] - a[2]).abs() > 1e-6, "a known category counts: {a:?}");
     sandbox.write("short.csv", "c,x4,x3,x2\np,0.1,0.2,0.3\n");
     let output =
         sandbox.polytask(ALONE, "predict runs/x --source short.csv --as one --out short.csv.csv").exits_with(3);
