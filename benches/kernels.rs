@@ -1,10 +1,8 @@
-//! Times of the kernels and of surgery: `cargo bench --bench kernels`.
+//! Times of the kernels: `cargo bench --bench kernels`.
 //!
 //! `read` is the sum of all numbers of `J`: what merely reading it costs. Gram and update are to be compared with it.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use polytask::balance::Gram;
-use polytask::balance::surgery::{GramSurgery, PcGrad};
 use polytask::config::Optim;
 use polytask::kernel::{Fragment, Piece, add_gram};
 use polytask::optim::Optimizer;
@@ -51,17 +49,5 @@ fn kernels(c: &mut Criterion) {
     }
 }
 
-fn surgery(c: &mut Criterion) {
-    for n_tasks in [2, 8, 40] {
-        let j = rows(n_tasks, 64);
-        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| f64::from(x * y)).sum::<f64>();
-        let values = j.iter().flat_map(|a| j.iter().map(|b| dot(a, b)).collect::<Vec<_>>()).collect();
-        let gram = Gram::new(values).unwrap_or_else(|bad| panic!("{bad:?}"));
-        c.bench_function(&format!("surgery/pcgrad T={n_tasks}"), |b| {
-            b.iter(|| PcGrad.coefficients(black_box(&gram), &mut rng(1, Stream::Surgery, 0, 0)));
-        });
-    }
-}
-
-criterion_group!(benches, kernels, surgery);
+criterion_group!(benches, kernels);
 criterion_main!(benches);

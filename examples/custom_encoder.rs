@@ -155,10 +155,11 @@ fn train(comm: &dyn Collective) -> Result<Trained> {
     let recipe = Recipe {
         tasks: tasks.into_iter().map(|task| task.name).collect(),
         seed: SEED,
+        steps_per_epoch: 1,
         balance: Balance {
             weighting: Weighting::Uncertainty(Uncertainty::default()),
             surgery: Surgery::Pcgrad,
-            scale_heads: None,
+            ..Balance::default()
         },
         optim: Optim::Adamw(Adam::default()),
         reduction: Reduction::Sharded,
@@ -202,7 +203,7 @@ fn main() -> Result<()> {
     println!("task      loss at step 1  at step {STEPS}  weight  coefficient");
     for (t, task) in tasks().iter().enumerate() {
         let loss = |report: &StepReport| report.losses[t].unwrap_or(f64::NAN);
-        let (weight, coef) = (last.weights[t], last.coefficients.shared[t]);
+        let (weight, coef) = (last.weights[t], last.coefficients.mean().map_or(f64::NAN, |c| c[t]));
         println!("{:<8} {:>15.4} {:>12.5} {weight:>7.2} {coef:>12.2}", task.name, loss(first), loss(last));
     }
     if let Some(gram) = &first.gram {

@@ -20,6 +20,10 @@ pub enum Stream {
     Model = 5,
     /// Recipes that make data at run time; counters: (split, item).
     Recipe = 6,
+    /// Draws of weightings; counters: (step, 0).
+    Weighting = 7,
+    /// Draws per coordinate of the gradient; counters: (step, 0). See `balance/shard`.
+    Coordinate = 8,
 }
 
 /// The generator of one stream at two counters.

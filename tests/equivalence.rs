@@ -133,7 +133,7 @@ fn learner<F: TorchReal + Number>(config: &Config, comm: &dyn Collective) -> Lea
     let size = comm.world().size;
     let model = Model::build(&config.model, &dims, &tasks, precision, Device::Cpu, 3, size).unwrap();
     let losses = config.tasks.iter().map(|(_, t)| losses::build(&t.kind)).collect();
-    Learner::new(config, model, losses, comm)
+    Learner::new(config, 2, model, losses, comm)
 }
 
 /// Parameters by name after some steps, and the coefficients of the last one.
@@ -143,7 +143,7 @@ fn train<F: TorchReal + Number>(config: &Config, comm: &dyn Collective, accumula
     for step in 0..STEPS {
         let report = learner.step(step, 0.05, &slice(step, comm.world(), accumulate), comm).unwrap();
         assert_eq!(report.refused, None);
-        coef = report.coefficients.shared;
+        coef = report.coefficients.mean().unwrap_or_default();
     }
     let flat = numbers::<F>(&learner.model.params.flat);
     (learner.model.params.entries.iter().map(|e| flat[e.range.clone()].to_vec()).collect(), coef)

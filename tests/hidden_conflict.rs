@@ -4,7 +4,7 @@
 //! surgery on either rank changes nothing, and the average of the ranks' results is the plain mean, along which task 1
 //! **ascends**. Globally the inner product is -1, and PCGrad descends on both tasks.
 
-use polytask::balance::global::GramSum;
+use polytask::balance::global::{GramSum, Sums};
 use polytask::balance::{Balancer, Gram};
 use polytask::comm::reduce::{Reducer, SegmentRows};
 use polytask::comm::{Collective, Solo, Threads};
@@ -24,13 +24,14 @@ fn direction(rows: &[[f64; 2]; 2], mode: Reduction, comm: &dyn Collective) -> Ve
     let segment = SegmentRows { range: 0..2, fragments: vec![(0..2, vec![&rows[0][..], &rows[1][..]])], n_rows: 2 };
     let reduced = reducer.reduce(vec![segment], comm).unwrap();
     let (at, fragment) = &reduced[0][0];
-    let mut sum = GramSum::new(2);
+    let mut sum = GramSum::new(2, 2);
     sum.add_shared(&[0, 1], std::slice::from_ref(fragment));
     let sharded = mode == Reduction::Sharded && comm.world().size > 1;
-    let (gram, _) = sum.finish(&counts, sharded, comm).unwrap();
-    let config = Balance { weighting: Weighting::Equal, surgery: Surgery::Pcgrad, scale_heads: None };
-    let mut balancer = Balancer::build(&config, &["1".into(), "2".into()], 0);
-    let c = balancer.coefficients(&Gram::new(gram).unwrap(), &[1.0, 1.0], 0).unwrap().shared;
+    let gram = sum.finish(&counts, &counts, &Sums::new(comm, sharded)).unwrap().shared;
+    let config = Balance { weighting: Weighting::Equal, surgery: Surgery::Pcgrad, ..Balance::default() };
+    let mut balancer = Balancer::build(&config, &["1".into(), "2".into()], 1, 0, 1);
+    let c =
+        balancer.coefficients(&[Gram::new(gram).unwrap()], &[Some(1.0); 2], &[1.0, 1.0], 0).unwrap().mean().unwrap();
     let mut update = [0.0; 2];
     for (row, (c, n)) in fragment.rows.iter().zip(c.iter().zip(counts)) {
         for (u, g) in update[at.clone()].iter_mut().zip(*row) {

@@ -4,66 +4,106 @@
 //! `T * T` numbers finishes it. Averaging the Gram matrices of unreduced local gradients would be something else: it
 //! lacks the products between ranks, which is exactly where hidden conflicts sit.
 
-use crate::comm::{Collective, CommError, agree_on_sum};
+pub use crate::comm::CommError;
+use crate::comm::{Collective, Solo, agree_on_sum};
 use crate::kernel::{Fragment, Real, add_gram};
 
-/// Adds up, over a rank's shard, the inner products of task gradients.
+/// Sums over coordinates that are spread over ranks.
+#[derive(Clone, Copy)]
+pub struct Sums<'a> {
+    comm: &'a dyn Collective,
+    sharded: bool,
+}
+
+impl<'a> Sums<'a> {
+    /// `sharded`: each rank has other coordinates; otherwise every rank has all of them.
+    pub fn new(comm: &'a dyn Collective, sharded: bool) -> Self {
+        Sums { comm, sharded }
+    }
+
+    /// Of one rank, which has all coordinates.
+    pub fn alone() -> Sums<'static> {
+        Sums { comm: &Solo, sharded: false }
+    }
+
+    /// Turns each rank's partial sums into those over all coordinates, the same bits on every rank.
+    ///
+    /// # Collective
+    /// All ranks.
+    ///
+    /// # Errors
+    /// If the collective fails.
+    pub fn add_up(&self, values: &mut [f64]) -> Result<(), CommError> {
+        if !self.sharded && !self.comm.world().is_main() {
+            // Every rank has the whole sum already: take rank 0's bits.
+            values.fill(0.0);
+        }
+        agree_on_sum(self.comm, values)
+    }
+}
+
+impl std::fmt::Debug for Sums<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sums").field("sharded", &self.sharded).finish_non_exhaustive()
+    }
+}
+
+/// Adds up, over a rank's shard, the inner products of rows of gradients.
 #[derive(Debug, Clone)]
 pub struct GramSum {
-    n_tasks: usize,
-    /// `[T * T]` products over shared segments, then `[T]` squared norms over private ranges.
+    n_rows: usize,
+    /// `[R * R]` products over shared segments, then `[T]` squared norms over private ranges.
     sums: Vec<f64>,
 }
 
+/// Inner products of the global gradients of mean losses, the same bits on every rank. They may be NaN or infinite.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GramSums {
+    /// `[R * R]` products of rows over the shared parameters.
+    pub shared: Vec<f64>,
+    /// `[T]` squared norms over the tasks' own parameters.
+    pub private: Vec<f64>,
+}
+
 impl GramSum {
-    /// Nothing yet, for `T` tasks.
-    pub fn new(n_tasks: usize) -> Self {
-        GramSum { n_tasks, sums: vec![0.0; n_tasks * n_tasks + n_tasks] }
+    /// Nothing yet, for `R` rows of `J` and `T` tasks.
+    pub fn new(n_rows: usize, n_tasks: usize) -> Self {
+        GramSum { n_rows, sums: vec![0.0; n_rows * n_rows + n_tasks] }
     }
 
-    /// Adds fragments whose row `k` belongs to task `scope[k]`.
-    pub fn add_shared<F: Real>(&mut self, scope: &[usize], fragments: &[Fragment<'_, F>]) {
-        let mut local = vec![0.0; scope.len() * scope.len()];
+    /// Adds fragments whose row `k` is row `rows[k]` of `J`.
+    pub fn add_shared<F: Real>(&mut self, rows: &[usize], fragments: &[Fragment<'_, F>]) {
+        let mut local = vec![0.0; rows.len() * rows.len()];
         add_gram(fragments, &mut local);
-        for (a, &i) in scope.iter().enumerate() {
-            for (b, &j) in scope.iter().enumerate() {
-                self.sums[i * self.n_tasks + j] += local[a * scope.len() + b];
+        for (a, &i) in rows.iter().enumerate() {
+            for (b, &j) in rows.iter().enumerate() {
+                self.sums[i * self.n_rows + j] += local[a * rows.len() + b];
             }
         }
     }
 
     /// Adds a range of gradients that belongs to one task alone.
     pub fn add_private<F: Real>(&mut self, task: usize, grads: &[F]) {
-        self.sums[self.n_tasks * self.n_tasks + task] += crate::kernel::dot(grads, grads);
+        self.sums[self.n_rows * self.n_rows + task] += crate::kernel::dot(grads, grads);
     }
 
-    /// Sums over ranks (if `sharded`; otherwise every rank has seen all columns) and divides row and column `t` by
-    /// `counts[t]`, which turns sums over samples into means. Tasks without a sample have zero gradients.
-    ///
-    /// Returns the values of `G` `[T * T]` and the squared norms `[T]` of the private gradients, the same bits on
-    /// every rank; they may be NaN or infinite.
+    /// Sums over ranks and divides by counts, which turns sums over samples into means: row `r` by `row_counts[r]`, the
+    /// private gradients of task `t` by `counts[t]`. Rows without a sample are zero.
     ///
     /// # Collective
     /// All ranks, once per step.
     ///
     /// # Errors
     /// If the collective fails.
-    pub fn finish(
-        mut self,
-        counts: &[f64],
-        sharded: bool,
-        comm: &dyn Collective,
-    ) -> Result<(Vec<f64>, Vec<f64>), CommError> {
-        if !sharded && !comm.world().is_main() {
-            // Every rank has the whole sum already: take rank 0's bits.
-            self.sums.fill(0.0);
-        }
-        agree_on_sum(comm, &mut self.sums)?;
-        let per_count = |t: usize, x: f64| if counts[t] > 0.0 { x / counts[t] } else { 0.0 };
-        let n = self.n_tasks;
+    pub fn finish(mut self, row_counts: &[f64], counts: &[f64], sums: &Sums<'_>) -> Result<GramSums, CommError> {
+        sums.add_up(&mut self.sums)?;
+        let per = |n: f64, x: f64| if n > 0.0 { x / n } else { 0.0 };
+        let n = self.n_rows;
         let private = self.sums.split_off(n * n);
-        let gram = self.sums.iter().enumerate().map(|(k, &x)| per_count(k / n, per_count(k % n, x))).collect();
-        let private = private.iter().enumerate().map(|(t, &x)| per_count(t, per_count(t, x))).collect();
-        Ok((gram, private))
+        let pair = |(k, &x): (usize, &f64)| per(row_counts[k / n], per(row_counts[k % n], x));
+        Ok(GramSums {
+            shared: self.sums.iter().enumerate().map(pair).collect(),
+            private: private.iter().zip(counts).map(|(&x, &n)| per(n, per(n, x))).collect(),
+        })
     }
 }

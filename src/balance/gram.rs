@@ -11,6 +11,14 @@ pub struct Gram {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotFinite(pub Vec<usize>);
 
+impl NotFinite {
+    /// The same tasks, whose places were among `tasks`, by their own indices.
+    #[must_use]
+    pub fn among(self, tasks: &[usize]) -> Self {
+        NotFinite(self.0.into_iter().map(|k| tasks[k]).collect())
+    }
+}
+
 impl Gram {
     /// A Gram matrix from `T * T` values, row-major.
     ///
@@ -49,6 +57,28 @@ impl Gram {
     pub fn scaled(&self, w: &[f64]) -> Result<Gram, NotFinite> {
         let n = self.n_tasks;
         Gram::new((0..n * n).map(|k| w[k / n] * self.values[k] * w[k % n]).collect())
+    }
+
+    /// The Gram matrix of these tasks' gradients alone, `[n, n]`.
+    #[must_use]
+    pub fn of(&self, tasks: &[usize]) -> Gram {
+        let values = tasks.iter().flat_map(|&i| tasks.iter().map(move |&j| self.row(i)[j])).collect();
+        Gram { n_tasks: tasks.len(), values }
+    }
+
+    /// All inner products, `[T, T]` row-major.
+    pub fn values(&self) -> &[f64] {
+        &self.values
+    }
+
+    /// `G c`, `[T]`: the inner product of each gradient with a combination of them.
+    pub fn times(&self, c: &[f64]) -> Vec<f64> {
+        (0..self.n_tasks).map(|i| dot(self.row(i), c)).collect()
+    }
+
+    /// The sum of the squared norms.
+    pub fn trace(&self) -> f64 {
+        (0..self.n_tasks).map(|i| self.row(i)[i]).sum()
     }
 
     /// Norms of the gradients, `[T]`.

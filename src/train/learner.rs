@@ -11,8 +11,8 @@
 //! ```
 
 use super::phases::{Phase, Phases};
-use crate::balance::global::GramSum;
-use crate::balance::{Balancer, Coefficients, Gram};
+use crate::balance::global::{GramSum, Sums};
+use crate::balance::{Balancer, Coefficients, Gram, Plan};
 use crate::comm::reduce::{Reduced, Reducer, SegmentRows};
 use crate::comm::{Collective, Number, agree_on_sum};
 use crate::config::{Balance, Config, NonFinite, Optim, Reduction};
@@ -50,6 +50,8 @@ pub struct Recipe {
     pub tasks: Vec<String>,
     /// Seed of the draws of surgery.
     pub seed: u64,
+    /// Steps per epoch, for balancing methods that are defined by epochs.
+    pub steps_per_epoch: u64,
     /// Weighting and surgery.
     pub balance: Balance,
     /// Optimizer. Its learning rate is a matter of whoever calls [`Learner::step`].
@@ -62,11 +64,12 @@ pub struct Recipe {
 }
 
 impl Recipe {
-    /// What a configuration says.
-    pub fn of(config: &Config) -> Self {
+    /// What a configuration says. `steps_per_epoch` is the sampler's.
+    pub fn of(config: &Config, steps_per_epoch: u64) -> Self {
         Recipe {
             tasks: config.tasks.iter().map(|(name, _)| name.clone()).collect(),
             seed: config.run.seed,
+            steps_per_epoch,
             balance: config.balance.clone(),
             optim: config.optim.clone(),
             reduction: config.comm.reduction,
@@ -96,8 +99,14 @@ pub struct StepReport {
 
 impl<F: TorchReal + Number> Learner<F> {
     /// A learner around a freshly built model.
-    pub fn new(config: &Config, model: Model, losses: Vec<Box<dyn TaskLoss>>, comm: &dyn Collective) -> Self {
-        Learner::assemble(Recipe::of(config), model, losses, comm)
+    pub fn new(
+        config: &Config,
+        steps_per_epoch: u64,
+        model: Model,
+        losses: Vec<Box<dyn TaskLoss>>,
+        comm: &dyn Collective,
+    ) -> Self {
+        Learner::assemble(Recipe::of(config, steps_per_epoch), model, losses, comm)
     }
 
     /// As [`Learner::new`], without a configuration of a whole run.
@@ -105,7 +114,7 @@ impl<F: TorchReal + Number> Learner<F> {
         let reducer = Reducer::new(recipe.reduction);
         let n = model.params.segments.iter().map(|s| reducer.block(&s.range, comm).len()).sum();
         Learner {
-            balancer: Balancer::build(&recipe.balance, &recipe.tasks, recipe.seed),
+            balancer: Balancer::build(&recipe.balance, &recipe.tasks, 1, recipe.seed, recipe.steps_per_epoch),
             optimizer: Optimizer::new(&recipe.optim, n),
             clip_norm: recipe.optim.clip_norm(),
             non_finite: recipe.non_finite,
@@ -126,12 +135,12 @@ impl<F: TorchReal + Number> Learner<F> {
     /// all ranks alike, and the report says what it was.
     pub fn step(&mut self, step: u64, lr: f64, batches: &[Batch], comm: &dyn Collective) -> Result<StepReport> {
         let mut phases = Phases::default();
-        let (grads, losses, counts) = if self.balancer.needs_gram() {
+        let (grads, losses, counts) = if self.balancer.plan(step) != Plan::Weighted {
             self.task_gradients(batches, comm, &mut phases)?
         } else {
-            self.weighted_gradient(batches, comm, &mut phases)?
+            self.weighted_gradient(step, batches, comm, &mut phases)?
         };
-        let weights = self.balancer.weights(&losses);
+        let weights = self.balancer.weights(&losses, step);
         let mut report = StepReport {
             coefficients: self.balancer.of_weights(&weights),
             gram: None,
@@ -144,7 +153,7 @@ impl<F: TorchReal + Number> Learner<F> {
         let Some(grads) = grads.filter(|_| report.refused.is_none()) else { return Ok(report) };
         self.descend(step, lr, &grads, &counts, &mut report, comm)?;
         if report.refused.is_none() {
-            self.balancer.observe(&report.losses);
+            self.balancer.observe(&report.losses, step);
             self.optimizer.updates += 1;
         }
         Ok(report)
@@ -178,6 +187,7 @@ impl<F: TorchReal + Number> Learner<F> {
     #[allow(clippy::type_complexity)]
     fn weighted_gradient(
         &self,
+        step: u64,
         batches: &[Batch],
         comm: &dyn Collective,
         phases: &mut Phases,
@@ -190,7 +200,7 @@ impl<F: TorchReal + Number> Learner<F> {
             if self.not_finite_losses(&losses).is_some() {
                 return Ok((None, losses, counts));
             }
-            let factors = factors(&self.balancer.weights(&losses), &counts);
+            let factors = factors(&self.balancer.weights(&losses, step), &counts);
             phases.time(Phase::Backward, || weighted_grads(params, &pass.terms, &factors, &mut grads))?;
             return Ok((Some(grads), losses, counts));
         }
@@ -204,7 +214,7 @@ impl<F: TorchReal + Number> Learner<F> {
             }
         }
         let (losses, counts) = phases.time(Phase::Losses, || self.global_losses(&sums, batches, comm))?;
-        let factors = factors(&self.balancer.weights(&losses), &counts);
+        let factors = factors(&self.balancer.weights(&losses, step), &counts);
         let mut sums = vec![0.0; self.tasks.len()];
         for batch in batches {
             let pass = phases.time(Phase::Forward, || forward(&self.model, &self.losses, batch, true));
@@ -255,16 +265,19 @@ impl<F: TorchReal + Number> Learner<F> {
         let mut squared_norm = None;
         if grads.of == GradsOf::Tasks {
             let sum = report.phases.time(Phase::Gram, || add_up(&self.model.params.segments, &reduced, counts.len()));
-            let (gram, private) = report.phases.time(Phase::Balance, || sum.finish(counts, sharded, comm))?;
-            let chosen = Gram::new(gram).and_then(|gram| {
-                let coefficients = self.balancer.coefficients(&gram, &report.weights, step)?;
+            let sums = Sums::new(comm, sharded);
+            let global = report.phases.time(Phase::Balance, || sum.finish(counts, counts, &sums))?;
+            let private = global.private;
+            let chosen = Gram::new(global.shared).and_then(|gram| {
+                let grams = std::slice::from_ref(&gram);
+                let coefficients = self.balancer.coefficients(grams, &report.losses, &report.weights, step)?;
                 Ok((gram, coefficients))
             });
             match chosen {
                 Err(bad) => report.refused = Some(format!("the gradient of {}", names(&self.tasks, &bad.0))),
                 Ok((gram, coefficients)) => {
                     let heads: f64 = coefficients.heads.iter().zip(&private).map(|(h, p)| h * h * p).sum();
-                    squared_norm = Some(gram.quadratic(&coefficients.shared) + heads);
+                    squared_norm = Some(gram.quadratic(&coefficients.shared.as_ref().unwrap()[0]) + heads);
                     report.coefficients = coefficients;
                     report.gram = Some(gram);
                 }
@@ -348,7 +361,7 @@ fn rows_of<'a, F: TorchReal>(params: &Params, grads: &'a Grads) -> Vec<SegmentRo
 
 /// This rank's part of the Gram matrix and of the private norms.
 fn add_up<F: TorchReal>(segments: &[Segment], reduced: &Reduced<'_, F>, n_tasks: usize) -> GramSum {
-    let mut sum = GramSum::new(n_tasks);
+    let mut sum = GramSum::new(n_tasks, n_tasks);
     for (segment, parts) in segments.iter().zip(reduced) {
         match &segment.rows {
             Rows::Shared(scope) => {
@@ -410,7 +423,7 @@ fn moves<'a, F: TorchReal>(
     report: &StepReport,
 ) -> Vec<Move<'a, F>> {
     let per_count = |c: f64, t: usize| if counts[t] > 0.0 { c / counts[t] } else { 0.0 };
-    let shared = |t: usize| per_count(report.coefficients.shared[t], t);
+    let shared = |t: usize| per_count(report.coefficients.shared.as_ref().unwrap()[0][t], t);
     let head = |t: usize| match of {
         GradsOf::Tasks => per_count(report.coefficients.heads[t], t),
         // The row holds w_t / n_t already.

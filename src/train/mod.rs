@@ -216,7 +216,7 @@ impl<'a, F: Stored> Session<'a, F> {
             tasks: self.config.tasks.iter().map(|(name, _)| name.clone()).collect(),
             loss: report.losses.clone(),
             weight: report.weights.clone(),
-            coef: report.coefficients.shared.clone(),
+            coef: report.coefficients.mean().unwrap_or_default(),
             grad_norm: report.gram.as_ref().map(|g| g.norms()),
             cosine: report.gram.as_ref().map(|g| g.cosines()),
             conflict_rate: report.gram.as_ref().and_then(|g| g.conflict_rate()),

@@ -274,7 +274,8 @@ pub fn build_learner<F: Stored>(config: &Config, dataset: &Dataset, comm: &dyn C
         let flat = ffi::numbers_mut::<F>(&mut model.params.flat);
         flat.iter_mut().zip(bytes.chunks_exact(size_of::<F>())).for_each(|(x, b)| *x = bytemuck::pod_read_unaligned(b));
     }
-    Ok(Learner::new(config, model, losses, comm))
+    let steps_per_epoch = dataset.sampler(config)?.steps_per_epoch();
+    Ok(Learner::new(config, steps_per_epoch, model, losses, comm))
 }
 
 /// A batch of a few training rows of every source, spread over the split so that rare labels have a chance.

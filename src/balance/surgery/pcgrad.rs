@@ -4,7 +4,7 @@
 //! Departures: none. The result is a sum over tasks, as in the paper, not a mean; a task is never projected on
 //! itself, and always on the **original** gradients of the others.
 
-use super::GramSurgery;
+use super::{GramSurgery, View};
 use crate::balance::Gram;
 use crate::balance::gram::dot;
 use crate::rng::ChaCha8Rng;
@@ -15,8 +15,8 @@ use rand::seq::SliceRandom;
 pub struct PcGrad;
 
 impl GramSurgery for PcGrad {
-    fn coefficients(&mut self, gram: &Gram, rng: &mut ChaCha8Rng) -> Vec<f64> {
-        pcgrad(gram, rng)
+    fn coefficients(&mut self, at: &View<'_>, rng: &mut ChaCha8Rng) -> Vec<f64> {
+        pcgrad(at.gram, rng)
     }
 }
 
@@ -48,17 +48,10 @@ pub fn pcgrad(gram: &Gram, rng: &mut ChaCha8Rng) -> Vec<f64> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::{combine, gram_of, jacobian};
     use super::*;
     use crate::rng::{Stream, rng};
     use proptest::prelude::*;
-
-    fn gram_of(j: &[Vec<f64>]) -> Gram {
-        Gram::new(j.iter().flat_map(|a| j.iter().map(|b| dot(a, b))).collect()).unwrap()
-    }
-
-    fn combine(j: &[Vec<f64>], c: &[f64]) -> Vec<f64> {
-        (0..j[0].len()).map(|k| j.iter().zip(c).map(|(g, c)| c * g[k]).sum()).collect()
-    }
 
     /// Algorithm 1 on the gradients themselves.
     fn explicit(j: &[Vec<f64>], rng: &mut ChaCha8Rng) -> Vec<f64> {
@@ -94,10 +87,6 @@ mod tests {
         let mut rng = rng(0, Stream::Surgery, 0, 0);
         assert_eq!(pcgrad(&gram_of(&[vec![0.0, 0.0], vec![1.0, -1.0]]), &mut rng), [1.0, 1.0]);
         assert_eq!(pcgrad(&gram_of(&[vec![3.0]]), &mut rng), [1.0]);
-    }
-
-    fn jacobian() -> impl Strategy<Value = Vec<Vec<f64>>> {
-        (1usize..6, 1usize..7).prop_flat_map(|(t, p)| prop::collection::vec(prop::collection::vec(-1.0f64..1.0, p), t))
     }
 
     proptest! {

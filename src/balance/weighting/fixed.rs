@@ -1,6 +1,6 @@
 //! Constant weights: 1 for all tasks (equal weighting, linear scalarisation), or given by the user.
 
-use super::Weighting;
+use super::{Moment, Weighting};
 use crate::config::Named;
 
 /// Weights that never change.
@@ -20,19 +20,20 @@ impl Fixed {
 }
 
 impl Weighting for Fixed {
-    fn weights(&self, _: &[Option<f64>]) -> Vec<f64> {
+    fn weights(&self, _: &Moment<'_>) -> Vec<f64> {
         self.0.clone()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::at;
     use super::*;
 
     #[test]
     fn unnamed_tasks_have_weight_one() {
         let tasks = ["a".to_string(), "b".to_string()];
-        let weights = Fixed::named(&tasks, &Named::from([("b".to_string(), 0.25)])).weights(&[None, None]);
+        let weights = Fixed::named(&tasks, &Named::from([("b".to_string(), 0.25)])).weights(&at(&[None, None]));
         assert_eq!(weights, [1.0, 0.25]);
     }
 }

@@ -11,7 +11,7 @@
 //! Remembers `s` and Adam's moments; saved in checkpoints. A task without a label in a step keeps its `s` and
 //! moments in that step.
 
-use super::Weighting;
+use super::{Moment, Weighting};
 use crate::config;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -56,12 +56,12 @@ impl LogVariance {
 }
 
 impl Weighting for Uncertainty {
-    fn weights(&self, _: &[Option<f64>]) -> Vec<f64> {
+    fn weights(&self, _: &Moment<'_>) -> Vec<f64> {
         self.state.iter().map(|v| 0.5 * (-v.s).exp()).collect()
     }
 
-    fn observe(&mut self, losses: &[Option<f64>]) {
-        for (variance, loss) in self.state.iter_mut().zip(losses) {
+    fn observe(&mut self, at: &Moment<'_>) {
+        for (variance, loss) in self.state.iter_mut().zip(at.losses) {
             if let Some(loss) = loss {
                 variance.learn(*loss, self.lr);
             }
@@ -84,6 +84,7 @@ impl Weighting for Uncertainty {
 
 #[cfg(test)]
 mod tests {
+    use super::super::at;
     use super::*;
 
     fn uncertainty(lr: f64) -> Uncertainty {
@@ -94,10 +95,10 @@ mod tests {
     fn settles_where_the_variance_is_the_loss() {
         let mut u = uncertainty(0.025);
         for _ in 0..4000 {
-            u.observe(&[Some(0.5), Some(2.0), None]);
+            u.observe(&at(&[Some(0.5), Some(2.0), None]));
         }
         // The optimum of L / (2 e^s) + s / 2 is e^s = L, so w = 1 / (2 L).
-        let w = u.weights(&[None; 3]);
+        let w = u.weights(&at(&[None; 3]));
         assert!((w[0] - 1.0).abs() < 1e-3 && (w[1] - 0.25).abs() < 1e-3, "{w:?}");
         assert_eq!(w[2], 0.5, "a task without labels keeps its weight");
     }
@@ -108,8 +109,8 @@ mod tests {
         // (L / (2 * s.exp()) + s / 2).sum().backward(); step(), twice, L = [0.5, 2, 1e-3]
         let mut u = uncertainty(0.1);
         let losses = [Some(0.5), Some(2.0), Some(1e-3)];
-        u.observe(&losses);
-        u.observe(&losses);
+        u.observe(&at(&losses));
+        u.observe(&at(&losses));
         let s: Vec<f64> = u.state.iter().map(|v| v.s).collect();
         let expected = [-0.199_557_388_752, 0.198_906_147_581, -0.199_999_721_434];
         assert!(s.iter().zip(expected).all(|(s, e)| (s - e).abs() < 1e-11), "{s:?}");
@@ -118,7 +119,7 @@ mod tests {
     #[test]
     fn state_survives_a_checkpoint_exactly() {
         let mut u = uncertainty(0.1);
-        u.observe(&[Some(0.3), Some(1e-9), Some(1e9)]);
+        u.observe(&at(&[Some(0.3), Some(1e-9), Some(1e9)]));
         let text = serde_json::to_string(&u.save()).unwrap();
         let mut restored = uncertainty(0.1);
         restored.load(&serde_json::from_str(&text).unwrap()).unwrap();

@@ -1,0 +1,1 @@
+//! Small convex problems in `f64`: deterministic, with a stated tolerance and a cap on iterations.
