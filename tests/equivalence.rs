@@ -19,7 +19,7 @@ const CLASSES: i64 = 3;
 const STEPS: u64 = 4;
 
 /// Every balancing choice; a new method is a new row.
-const BALANCE: [&str; 8] = [
+const BALANCE: &[&str] = &[
     "{weighting: equal, surgery: none}",
     "{weighting: {fixed: {b: 0.25, c: 3.0}}, surgery: none}",
     "{weighting: {fixed: {b: 0.25, c: 3.0}}, surgery: none, scale_heads: false}",
@@ -28,17 +28,29 @@ const BALANCE: [&str; 8] = [
     "{weighting: {fixed: {b: 0.25, c: 3.0}}, surgery: pcgrad}",
     "{weighting: {uncertainty: {lr: 0.1}}, surgery: pcgrad}",
     "{weighting: {uncertainty: {lr: 0.1}}, surgery: pcgrad, scale_heads: true}",
+    "{surgery: pcgrad, smoothing: 0.5}",
+    "{weighting: {uncertainty: {lr: 0.1}}, smoothing: 0.5}",
+    "{weighting: {uncertainty: {lr: 0.1}}, surgery: pcgrad, every: 2}",
+    "{surgery: pcgrad, scope: per_layer_group}",
+    "{surgery: pcgrad, gradients: representation}",
+    "{weighting: {uncertainty: {lr: 0.1}}, surgery: pcgrad, gradients: representation, every: 3}",
 ];
 
+/// Balancing on the representation wants all tasks on one source: their gradients meet at samples.
+fn one_source(balance: &config::Balance) -> bool {
+    balance.gradients == config::Gradients::Representation
+}
+
 fn config(balance: &str, optim: &str, reduction: &str) -> Config {
+    let two = if balance.contains("representation") { "one" } else { "two" };
     let text = format!(
         "run: {{name: test, seed: 3}}
 data: {{sources: {{one: {{csv: {{train: one.csv, numeric: [x]}}}}, two: {{csv: {{train: two.csv, numeric: [x]}}}}}}}}
 tasks:
   a: {{source: one, target: a, kind: {{binary: {{}}}}}}
   b: {{source: one, target: b, kind: {{multiclass: {{class_weights: [1.0, 2.0, 0.5], label_smoothing: 0.1}}}}}}
-  c: {{source: two, target: c, kind: {{regression: {{loss: huber}}}}, head: {{stage: 0, widths: [4]}}}}
-  d: {{source: two, target: [d, e], kind: {{multilabel: {{}}}}}}
+  c: {{source: {two}, target: c, kind: {{regression: {{loss: huber}}}}, head: {{stage: 0, widths: [4]}}}}
+  d: {{source: {two}, target: [d, e], kind: {{multilabel: {{}}}}}}
 model: {{encoder: {{mlp: {{widths: [8, 5]}}}}}}
 train: {{steps: 10}}
 balance: {balance}
@@ -72,22 +84,28 @@ fn global_batch(step: u64) -> [Samples; 2] {
 }
 
 /// The part of a rank, cut into micro-batches.
-fn slice(step: u64, world: World, accumulate: usize) -> Vec<Batch> {
+fn slice(step: u64, world: World, accumulate: usize, balance: &config::Balance) -> Vec<Batch> {
     let samples = global_batch(step);
-    (0..accumulate)
-        .map(|k| {
-            let micro = World { rank: k, size: accumulate, ..World::SOLO };
-            let parts = samples.iter().enumerate().filter_map(|(source, s)| {
-                let mine = world.slice(s.n);
-                let inner = micro.slice(mine.len());
-                part(source, s, mine.start + inner.start..mine.start + inner.end)
+    let one_source = one_source(balance);
+    let independent = balance.independent_batches();
+    let micros = (0..independent).flat_map(|b| (0..accumulate).map(move |k| (b, k)));
+    micros
+        .map(|(b, k)| {
+            let of = |rank, size| World { rank, size, ..World::SOLO };
+            let parts = samples.iter().enumerate().filter(|(source, _)| !one_source || *source == 0);
+            let parts = parts.filter_map(|(source, s)| {
+                let batch = of(b, independent).slice(s.n);
+                let mine = world.slice(batch.len());
+                let inner = of(k, accumulate).slice(mine.len());
+                let start = batch.start + mine.start;
+                part(source, s, start + inner.start..start + inner.end, one_source)
             });
             Batch { parts: parts.collect() }
         })
         .collect()
 }
 
-fn part(source: usize, s: &Samples, rows: std::ops::Range<usize>) -> Option<Part> {
+fn part(source: usize, s: &Samples, rows: std::ops::Range<usize>, one_source: bool) -> Option<Part> {
     let n = rows.len();
     if n == 0 {
         return None;
@@ -112,10 +130,13 @@ fn part(source: usize, s: &Samples, rows: std::ops::Range<usize>) -> Option<Part
         let n_labelled = values.iter().filter(|&&c| c >= 0).count();
         Target { task, values: Tensor::from_slice(&values), mask: None, n_labelled }
     };
-    let targets = match source {
-        0 => vec![masked(0, &[0], positive), classes(1, 1)],
-        _ => vec![masked(2, &[0], |y| y), masked(3, &[1, 2], positive)],
-    };
+    let mut targets = Vec::new();
+    if source == 0 {
+        targets.extend([masked(0, &[0], positive), classes(1, 1)]);
+    }
+    if source == 1 || one_source {
+        targets.extend([masked(2, &[0], |y| y), masked(3, &[1, 2], positive)]);
+    }
     let inputs = Inputs { dense: Some(dense), categorical: None, tokens: None, image: None };
     Some(Part { source, len: n, inputs, targets })
 }
@@ -141,7 +162,7 @@ fn train<F: TorchReal + Number>(config: &Config, comm: &dyn Collective, accumula
     let mut learner = learner::<F>(config, comm);
     let mut coef = Vec::new();
     for step in 0..STEPS {
-        let report = learner.step(step, 0.05, &slice(step, comm.world(), accumulate), comm).unwrap();
+        let report = learner.step(step, 0.05, &slice(step, comm.world(), accumulate, &config.balance), comm).unwrap();
         assert_eq!(report.refused, None);
         coef = report.coefficients.mean().unwrap_or_default();
     }

@@ -24,10 +24,10 @@ fn direction(rows: &[[f64; 2]; 2], mode: Reduction, comm: &dyn Collective) -> Ve
     let segment = SegmentRows { range: 0..2, fragments: vec![(0..2, vec![&rows[0][..], &rows[1][..]])], n_rows: 2 };
     let reduced = reducer.reduce(vec![segment], comm).unwrap();
     let (at, fragment) = &reduced[0][0];
-    let mut sum = GramSum::new(2, 2);
-    sum.add_shared(&[0, 1], std::slice::from_ref(fragment));
+    let mut sum = GramSum::new(1, 2, 2);
+    sum.add_shared(0, &[0, 1], std::slice::from_ref(fragment));
     let sharded = mode == Reduction::Sharded && comm.world().size > 1;
-    let gram = sum.finish(&counts, &counts, &Sums::new(comm, sharded)).unwrap().shared;
+    let gram = sum.finish(&counts, &counts, &Sums::new(comm, sharded)).unwrap().shared.remove(0);
     let config = Balance { weighting: Weighting::Equal, surgery: Surgery::Pcgrad, ..Balance::default() };
     let mut balancer = Balancer::build(&config, &["1".into(), "2".into()], 1, 0, 1);
     let c =

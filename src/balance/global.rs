@@ -48,43 +48,50 @@ impl std::fmt::Debug for Sums<'_> {
     }
 }
 
-/// Adds up, over a rank's shard, the inner products of rows of gradients.
+/// Adds up, over a rank's shard, the inner products of rows of gradients: one matrix per group of layers.
 #[derive(Debug, Clone)]
 pub struct GramSum {
+    n_groups: usize,
     n_rows: usize,
-    /// `[R * R]` products over shared segments, then `[T]` squared norms over private ranges.
+    /// By group `[R * R]` products over shared segments, then `[T]` squared norms over private ranges.
     sums: Vec<f64>,
 }
 
 /// Inner products of the global gradients of mean losses, the same bits on every rank. They may be NaN or infinite.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GramSums {
-    /// `[R * R]` products of rows over the shared parameters.
-    pub shared: Vec<f64>,
+    /// By group of layers, `[R * R]` products of rows over the shared parameters.
+    pub shared: Vec<Vec<f64>>,
     /// `[T]` squared norms over the tasks' own parameters.
     pub private: Vec<f64>,
 }
 
 impl GramSum {
-    /// Nothing yet, for `R` rows of `J` and `T` tasks.
-    pub fn new(n_rows: usize, n_tasks: usize) -> Self {
-        GramSum { n_rows, sums: vec![0.0; n_rows * n_rows + n_tasks] }
+    /// Nothing yet, for some groups of layers, `R` rows of `J` and `T` tasks.
+    pub fn new(n_groups: usize, n_rows: usize, n_tasks: usize) -> Self {
+        GramSum { n_groups, n_rows, sums: vec![0.0; n_groups * n_rows * n_rows + n_tasks] }
     }
 
-    /// Adds fragments whose row `k` is row `rows[k]` of `J`.
-    pub fn add_shared<F: Real>(&mut self, rows: &[usize], fragments: &[Fragment<'_, F>]) {
+    /// Adds fragments of a group of layers, whose row `k` is row `rows[k]` of `J`.
+    pub fn add_shared<F: Real>(&mut self, group: usize, rows: &[usize], fragments: &[Fragment<'_, F>]) {
         let mut local = vec![0.0; rows.len() * rows.len()];
         add_gram(fragments, &mut local);
+        self.add_products(group, rows, &local);
+    }
+
+    /// Adds products `[n, n]` of the rows `rows` of `J`.
+    pub fn add_products(&mut self, group: usize, rows: &[usize], products: &[f64]) {
+        let start = group * self.n_rows * self.n_rows;
         for (a, &i) in rows.iter().enumerate() {
             for (b, &j) in rows.iter().enumerate() {
-                self.sums[i * self.n_rows + j] += local[a * rows.len() + b];
+                self.sums[start + i * self.n_rows + j] += products[a * rows.len() + b];
             }
         }
     }
 
     /// Adds a range of gradients that belongs to one task alone.
     pub fn add_private<F: Real>(&mut self, task: usize, grads: &[F]) {
-        self.sums[self.n_rows * self.n_rows + task] += crate::kernel::dot(grads, grads);
+        self.sums[self.n_groups * self.n_rows * self.n_rows + task] += crate::kernel::dot(grads, grads);
     }
 
     /// Sums over ranks and divides by counts, which turns sums over samples into means: row `r` by `row_counts[r]`, the
@@ -99,10 +106,10 @@ impl GramSum {
         sums.add_up(&mut self.sums)?;
         let per = |n: f64, x: f64| if n > 0.0 { x / n } else { 0.0 };
         let n = self.n_rows;
-        let private = self.sums.split_off(n * n);
+        let private = self.sums.split_off(self.n_groups * n * n);
         let pair = |(k, &x): (usize, &f64)| per(row_counts[k / n], per(row_counts[k % n], x));
         Ok(GramSums {
-            shared: self.sums.iter().enumerate().map(pair).collect(),
+            shared: self.sums.chunks(n * n).map(|g| g.iter().enumerate().map(pair).collect()).collect(),
             private: private.iter().zip(counts).map(|(&x, &n)| per(n, per(n, x))).collect(),
         })
     }

@@ -67,7 +67,8 @@ impl BenchArgs {
         let sampler = dataset.sampler(config)?;
         let samples = sampler.samples_per_step() as u64;
         let (world, batch) = (comm.world(), &config.batch);
-        let mut loader = Loader::new(dataset, sampler, world, batch.accumulate, batch.prefetch, 0)?;
+        let independent = config.balance.independent_batches();
+        let mut loader = Loader::new(dataset, sampler, world, batch.accumulate, independent, batch.prefetch, 0)?;
         let params = &learner.model.params;
         let (shared, private) = (params.n_shared(), params.n_private());
         let mut times = Times { step: Vec::new(), phases: Vec::new(), bytes: 0, samples, shared, private };

@@ -3,7 +3,7 @@
 use super::{ConfigArgs, text};
 use crate::comm::Solo;
 use crate::config::{Config, Optim, Precision, Reduction};
-use crate::data::{Dataset, Split};
+use crate::data::{Batch, Dataset, Split};
 use crate::error::{Error, Result, exit};
 use crate::model::{Params, Rows};
 use crate::train::persist::Stored;
@@ -48,7 +48,9 @@ impl CheckArgs {
         text::print(format_args!("inputs: {}\n\n", inputs(dataset)))?;
         let mut learner = setup::build_learner::<F>(config, dataset, &Solo)?;
         setup::probe(&learner, dataset)?;
-        let report = learner.step(0, config.optim.lr(), &[setup::few_rows(dataset, self.rows)], &Solo)?;
+        let independent = config.balance.independent_batches();
+        let batches: Vec<Batch> = (0..independent).map(|_| setup::few_rows(dataset, self.rows)).collect();
+        let report = learner.step(0, config.optim.lr(), &batches, &Solo)?;
         text::print(format_args!("{}\n", tasks(config, dataset, &report)))?;
         text::print(format_args!("{}\n", parameters(&learner.model.params, config)))?;
         text::print(format_args!("{}\n", self.memory(&learner, config, size_of::<F>())))?;

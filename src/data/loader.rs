@@ -26,7 +26,8 @@ enum Source {
 }
 
 impl Loader {
-    /// A loader whose first step is `first_step`. `prefetch` steps are prepared ahead (0: none, and no thread).
+    /// A loader whose first step is `first_step`. `prefetch` steps are prepared ahead (0: none, and no thread). A step's
+    /// rows are divided into `independent` batches before they are divided over ranks; `accumulate` is a multiple of it.
     ///
     /// # Errors
     /// The thread cannot be started.
@@ -35,10 +36,12 @@ impl Loader {
         sampler: Sampler,
         world: World,
         accumulate: usize,
+        independent: usize,
         prefetch: usize,
         first_step: u64,
     ) -> Result<Loader, DataError> {
-        let mut steps = Steps { dataset, sampler, world, accumulate: accumulate.max(1), step: first_step };
+        let (accumulate, independent) = (accumulate.max(1), independent.max(1));
+        let mut steps = Steps { dataset, sampler, world, accumulate, independent, step: first_step };
         if prefetch == 0 {
             return Ok(Loader(Source::Inline(Box::new(steps))));
         }
@@ -102,6 +105,7 @@ struct Steps {
     sampler: Sampler,
     world: World,
     accumulate: usize,
+    independent: usize,
     step: u64,
 }
 
@@ -114,18 +118,23 @@ impl Steps {
 
     fn batch(&self, rows: &[(usize, Vec<u32>)], micro: usize) -> Batch {
         let part = |(source, rows): &(usize, Vec<u32>)| {
-            let mine = &rows[micro_slice(self.world, self.accumulate, micro, rows.len())];
+            let mine = &rows[micro_slice(self.world, self.accumulate, self.independent, micro, rows.len())];
             (!mine.is_empty()).then(|| self.dataset.gather(*source, Split::Train, mine))
         };
         Batch { parts: rows.iter().filter_map(part).collect() }
     }
 }
 
-/// The part of `n` rows of a global step that one micro-batch of one rank takes: a contiguous part of its contiguous part.
-fn micro_slice(world: World, accumulate: usize, micro: usize, n: usize) -> Range<usize> {
-    let mine = world.slice(n);
-    let part = |i: usize| mine.start + mine.len() * i / accumulate;
-    part(micro)..part(micro + 1)
+/// The part of `n` rows of a global step that one micro-batch of one rank takes: of its independent batch, which is a
+/// contiguous part of the step, the rank's contiguous part, and of that a contiguous part.
+fn micro_slice(world: World, accumulate: usize, independent: usize, micro: usize, n: usize) -> Range<usize> {
+    let batch = micro * independent / accumulate;
+    let edge = |b: usize| n * b / independent;
+    let mine = world.slice(edge(batch + 1) - edge(batch));
+    let (per_batch, start) = (accumulate / independent, edge(batch) + mine.start);
+    let part = |i: usize| start + mine.len() * i / per_batch;
+    let inner = micro % per_batch;
+    part(inner)..part(inner + 1)
 }
 
 #[cfg(test)]
@@ -158,7 +167,7 @@ mod tests {
 
     fn loader(data: &(Config, Arc<Dataset>), world: World, accumulate: usize, prefetch: usize, first: u64) -> Loader {
         let sampler = data.1.sampler(&data.0).unwrap();
-        Loader::new(data.1.clone(), sampler, world, accumulate, prefetch, first).unwrap()
+        Loader::new(data.1.clone(), sampler, world, accumulate, 1, prefetch, first).unwrap()
     }
 
     fn list(tensor: &tch::Tensor) -> Vec<f64> {
@@ -216,6 +225,21 @@ mod tests {
             for (source, inputs, targets) in global {
                 prop_assert_eq!(&joined[source], &inputs);
                 prop_assert_eq!(labels[source], targets[0].2);
+            }
+        }
+    }
+
+    #[test]
+    fn independent_batches_do_not_depend_on_the_ranks_or_on_accumulation() {
+        for (size, per_batch, n) in [(1, 1, 10), (2, 1, 10), (3, 2, 17), (4, 3, 5), (5, 1, 2)] {
+            for batch in 0..3 {
+                let of = |world: World| {
+                    let micros = batch * per_batch..(batch + 1) * per_batch;
+                    micros.flat_map(move |micro| micro_slice(world, 3 * per_batch, 3, micro, n))
+                };
+                let ranks = (0..size).map(|rank| World { rank, size, local_rank: rank, local_size: size });
+                let rows: Vec<usize> = ranks.flat_map(of).collect();
+                assert_eq!(rows, (n * batch / 3..n * (batch + 1) / 3).collect::<Vec<_>>());
             }
         }
     }

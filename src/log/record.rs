@@ -99,7 +99,8 @@ pub struct TrainRecord {
     pub loss: Vec<Option<f64>>,
     /// Weights `w` `[T]`.
     pub weight: Vec<f64>,
-    /// Coefficients `c` `[T]` of the task gradients in the update of the shared parameters.
+    /// Coefficients `c` `[T]` of the task gradients in the update of the shared parameters, averaged over
+    /// groups of layers; empty if the update is no combination of them.
     pub coef: Vec<f64>,
     /// Norms of the global task gradients `[T]`; `None` for loss-only balancing, which never sees them.
     pub grad_norm: Option<Vec<f64>>,

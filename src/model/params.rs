@@ -231,9 +231,14 @@ impl Params {
         first..end
     }
 
+    /// Whether a parameter is part of `J`: more than one task reaches it, or there is but one task.
+    pub fn is_shared(&self, entry: &Entry) -> bool {
+        is_shared(&entry.scope, self.n_tasks)
+    }
+
     /// Number of parameters that more than one task reaches (all of them for a single task).
     pub fn n_shared(&self) -> usize {
-        self.entries.iter().filter(|e| is_shared(&e.scope, self.n_tasks)).map(|e| e.range.len()).sum()
+        self.entries.iter().filter(|e| self.is_shared(e)).map(|e| e.range.len()).sum()
     }
 
     /// Number of parameters of single tasks.

@@ -5,8 +5,10 @@
 mod forward;
 pub mod losses;
 mod probe;
+mod representation;
 mod task_grads;
 
 pub use forward::{Forward, Term, counts, forward};
 pub use probe::{ScopeError, probe_scopes};
-pub use task_grads::{Grads, GradsOf, Row, task_grads, weighted_grads};
+pub use representation::{Cut, LeafGrads, add_leaf_gram, forward_cut};
+pub use task_grads::{Factors, Grads, Row, SharedRows, task_grads, weighted_grads};

@@ -5,22 +5,26 @@
 
 use super::Term;
 use crate::model::{Entry, Params};
-use tch::Tensor;
+use tch::{TchError, Tensor};
 
-/// What the rows of [`Grads`] are.
+/// What the rows of a shared parameter are. A parameter of one task alone always has one row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GradsOf {
-    /// Row `k` of a parameter belongs to the `k`-th task of its scope.
-    Tasks,
+pub enum SharedRows {
+    /// Row `b * n + k` is the gradient of the local loss sum, on independent batch `b`, of the `k`-th of the `n` tasks in
+    /// the parameter's scope.
+    Tasks {
+        /// Number of independent batches.
+        batches: usize,
+    },
     /// One row: the gradient of the weighted sum of all tasks.
-    Sum,
+    Combined,
 }
 
 /// Gradients of all parameters on this rank.
 #[derive(Debug)]
 pub struct Grads {
-    /// What the rows are.
-    pub of: GradsOf,
+    /// What the rows of shared parameters are.
+    pub shared: SharedRows,
     /// `rows[entry][row]`, in the parameter's shape.
     pub rows: Vec<Vec<Row>>,
 }
@@ -48,12 +52,16 @@ impl Row {
 
 impl Grads {
     /// All zero.
-    pub fn zero(of: GradsOf, params: &Params) -> Self {
-        let n_rows = |entry: &Entry| if of == GradsOf::Tasks { entry.scope.len() } else { 1 };
-        Grads { of, rows: params.entries.iter().map(|e| (0..n_rows(e)).map(|_| Row::Zero).collect()).collect() }
+    pub fn zero(shared: SharedRows, params: &Params) -> Self {
+        let n_rows = |entry: &Entry| match shared {
+            SharedRows::Tasks { batches } if params.is_shared(entry) => batches * entry.scope.len(),
+            _ => 1,
+        };
+        let rows = params.entries.iter().map(|e| (0..n_rows(e)).map(|_| Row::Zero).collect()).collect();
+        Grads { shared, rows }
     }
 
-    fn add(&mut self, entry: usize, row: usize, grad: Tensor) {
+    pub(super) fn add(&mut self, entry: usize, row: usize, grad: Tensor) {
         if !grad.defined() {
             return;
         }
@@ -64,20 +72,39 @@ impl Grads {
             Row::Sum(mut sum) => Row::Sum(sum.g_add_(&grad)),
         };
     }
+
+    /// Adds the gradient of a scalar to row 0 of these parameters.
+    pub(super) fn add_backward(
+        &mut self,
+        params: &Params,
+        of: &Tensor,
+        entries: &[usize],
+        keep_graph: bool,
+    ) -> Result<(), TchError> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let inputs: Vec<&Tensor> = entries.iter().map(|&e| &params.entries[e].tensor).collect();
+        for (&entry, grad) in entries.iter().zip(Tensor::f_run_backward(&[of], &inputs, keep_graph, false)?) {
+            self.add(entry, 0, grad);
+        }
+        Ok(())
+    }
 }
 
-/// Adds, for every task, the gradient of its local loss sum to its rows. One backward per term.
+/// Adds, for every task, the gradient of its local loss sum on independent batch `batch` to its rows. One backward per
+/// term.
 ///
 /// # Errors
 /// If libtorch cannot run the backward pass.
-pub fn task_grads(params: &Params, terms: &[Term], grads: &mut Grads) -> Result<(), tch::TchError> {
+pub fn task_grads(params: &Params, terms: &[Term], batch: usize, grads: &mut Grads) -> Result<(), TchError> {
     for (index, term) in terms.iter().enumerate() {
-        let reached: Vec<(usize, usize)> = params
-            .entries
-            .iter()
-            .enumerate()
-            .filter_map(|(e, entry)| entry.scope.binary_search(&term.task).ok().map(|row| (e, row)))
-            .collect();
+        let row_of = |entry: &Entry| {
+            let k = entry.scope.binary_search(&term.task).ok()?;
+            Some(if params.is_shared(entry) { batch * entry.scope.len() + k } else { 0 })
+        };
+        let reached: Vec<(usize, usize)> =
+            params.entries.iter().enumerate().filter_map(|(e, entry)| row_of(entry).map(|row| (e, row))).collect();
         let inputs: Vec<&Tensor> = reached.iter().map(|&(e, _)| &params.entries[e].tensor).collect();
         // The encoder's graph is shared by the terms of a part: it may go with the last of them.
         let keep = terms.get(index + 1).is_some_and(|next| next.part == term.part);
@@ -88,26 +115,35 @@ pub fn task_grads(params: &Params, terms: &[Term], grads: &mut Grads) -> Result<
     Ok(())
 }
 
-/// Adds the gradient of `sum_t factor[t] * (local loss sum of t)`: one backward for all tasks.
+/// How a weighted sum of the tasks' losses is to be formed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Factors {
+    /// What multiplies the local loss sums for the shared parameters `[T]`.
+    pub shared: Vec<f64>,
+    /// Whether the same backward may serve the tasks' own parameters too. Otherwise they get one of their own, of
+    /// unweighted sums: a factor may be 0 for the encoder while the head is to learn.
+    pub serve_private: bool,
+}
+
+/// Adds the gradient of `sum_t factor[t] * (local loss sum of t)`: one backward for all tasks, and another one through
+/// the heads alone if they are to be served by themselves.
 ///
 /// # Errors
 /// If libtorch cannot run the backward pass.
-pub fn weighted_grads(
-    params: &Params,
-    terms: &[Term],
-    factors: &[f64],
-    grads: &mut Grads,
-) -> Result<(), tch::TchError> {
+pub fn weighted_grads(params: &Params, terms: &[Term], factors: &Factors, grads: &mut Grads) -> Result<(), TchError> {
     let sums: Vec<Tensor> = terms.iter().map(|t| t.sum.shallow_clone()).collect();
     if sums.is_empty() {
         return Ok(());
     }
-    let factors: Vec<f64> = terms.iter().map(|t| factors[t.task]).collect();
     let sums = Tensor::stack(&sums, 0);
-    let factors = Tensor::from_slice(&factors).to_kind(sums.kind()).to_device(sums.device());
-    let inputs: Vec<&Tensor> = params.entries.iter().map(|e| &e.tensor).collect();
-    for (entry, grad) in Tensor::f_run_backward(&[sums.dot(&factors)], &inputs, false, false)?.into_iter().enumerate() {
-        grads.add(entry, 0, grad);
+    let of: Vec<f64> = terms.iter().map(|t| factors.shared[t.task]).collect();
+    let weighted = sums.dot(&Tensor::from_slice(&of).to_kind(sums.kind()).to_device(sums.device()));
+    let (shared, private): (Vec<usize>, Vec<usize>) =
+        (0..params.entries.len()).partition(|&e| params.is_shared(&params.entries[e]));
+    if factors.serve_private {
+        let all: Vec<usize> = (0..params.entries.len()).collect();
+        return grads.add_backward(params, &weighted, &all, false);
     }
-    Ok(())
+    grads.add_backward(params, &sums.sum(sums.kind()), &private, true)?;
+    grads.add_backward(params, &weighted, &shared, false)
 }

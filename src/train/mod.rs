@@ -21,10 +21,8 @@ use crate::config::{Config, NonFinite, Precision};
 use crate::data::{Dataset, Loader, Split};
 use crate::error::{Error, Result};
 use crate::eval::{evaluate, score};
-use crate::ffi;
 use crate::log::{EvalRecord, HParam, Logger, RunInfo, Status, Summary, TaskInfo, TrainRecord};
 use crate::optim;
-use crate::rng::{Stream, seed};
 use persist::Stored;
 use setup::choice_name;
 use std::path::Path;
@@ -127,14 +125,13 @@ impl<'a, F: Stored> Session<'a, F> {
         let config = self.config;
         let (world, batch) = (self.comm.world(), &config.batch);
         let sampler = self.dataset.sampler(config)?;
-        let mut loader =
-            Loader::new(self.dataset.clone(), sampler, world, batch.accumulate, batch.prefetch, self.progress.step)?;
+        let independent = config.balance.independent_batches();
+        let (accumulate, prefetch, first) = (batch.accumulate, batch.prefetch, self.progress.step);
+        let mut loader = Loader::new(self.dataset.clone(), sampler, world, accumulate, independent, prefetch, first)?;
         let mut window = Window::new();
         while self.progress.step < self.total_steps && !self.is_impatient() {
             let step = self.progress.step;
             let (batches, wait_ms) = loader.next()?;
-            // Dropout then needs no generator state in checkpoints.
-            ffi::seed_torch(seed(config.run.seed, Stream::Model, step, world.rank as u64));
             let lr = optim::lr(&config.schedule, config.optim.lr(), step, self.total_steps);
             let sent = self.comm.bytes_sent();
             let report = self.learner.step(step, lr, &batches, self.comm)?;

@@ -39,6 +39,32 @@ macro_rules! stored {
 stored!(f32, F32);
 stored!(f64, F64);
 
+/// A file of tensors in a checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum File {
+    /// Parameters by name.
+    Model,
+    /// States of the optimizer, `state.name`.
+    Optim,
+    /// States of surgery that are as large as `J`, `state.name`; shared parameters only.
+    Balance,
+}
+
+impl File {
+    fn stem(self) -> &'static str {
+        match self {
+            File::Model => "model",
+            File::Optim => "optim",
+            File::Balance => "balance",
+        }
+    }
+
+    /// Whether the file has something to say about a parameter.
+    fn holds(self, params: &Params, entry: &Entry) -> bool {
+        self != File::Balance || params.is_shared(entry)
+    }
+}
+
 /// The small state of a run, `state.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunState {
@@ -46,6 +72,9 @@ pub struct RunState {
     pub progress: Progress,
     /// State of weighting and surgery.
     pub balancer: Value,
+    /// Small state of surgery that needs the gradients themselves; its large state is in `balance.safetensors`.
+    #[serde(default)]
+    pub shard: Value,
     /// Updates made by the optimizer.
     pub updates: u64,
     /// Training rows per source: another number would change the sample order.
@@ -80,34 +109,45 @@ impl<F: Stored> Learner<F> {
         source_sizes: &[u64],
         comm: &dyn Collective,
     ) -> Result<Option<Snapshot>> {
-        let states = self.optimizer.states();
-        let shards = [&self.optimizer.first, &self.optimizer.second];
-        let mut optim = Vec::new();
-        for (name, shard) in states.iter().zip(shards) {
+        let mut tensors: BTreeMap<String, Vec<NamedTensor>> = BTreeMap::new();
+        for (file, name, shard) in self.shards() {
             let whole = self.gather_shard(shard, comm)?;
             if comm.world().is_main() {
-                let entries = self.model.params.entries.iter();
-                optim.extend(entries.map(|e| named::<F>(&format!("{name}.{}", e.name), e, &whole)));
+                let entries = self.model.params.entries.iter().filter(|e| file.holds(&self.model.params, e));
+                let of_file = tensors.entry(file.stem().into()).or_default();
+                of_file.extend(entries.map(|e| named::<F>(&format!("{name}.{}", e.name), e, &whole)));
             }
         }
+        tensors.entry(File::Optim.stem().into()).or_default();
         if !comm.world().is_main() {
             return Ok(None);
         }
         let state = RunState {
             progress: progress.clone(),
             balancer: self.balancer.save(),
+            shard: self.shard.as_ref().map_or(Value::Null, |method| method.save()),
             updates: self.optimizer.updates,
             source_sizes: source_sizes.to_vec(),
             version: env!("CARGO_PKG_VERSION").into(),
         };
-        let tensors =
-            BTreeMap::from([("model".into(), model_tensors::<F>(&self.model.params)), ("optim".into(), optim)]);
+        tensors.insert(File::Model.stem().into(), model_tensors::<F>(&self.model.params));
         let json = BTreeMap::from([
             ("state".into(), json(&state)),
             ("transforms".into(), json(fitted)),
             ("config".into(), json(config)),
         ]);
         Ok(Some(Snapshot { step: progress.step, tensors, json }))
+    }
+
+    /// All states that are sharded: file, name, this rank's part.
+    fn shards(&self) -> Vec<(File, String, &[F])> {
+        let optim = [&self.optimizer.first, &self.optimizer.second];
+        let optim = self.optimizer.states().into_iter().zip(optim);
+        let mut all: Vec<_> = optim.map(|(name, shard)| (File::Optim, name.to_string(), shard.as_slice())).collect();
+        if let Some(method) = &self.shard {
+            all.extend(method.state().into_iter().map(|(name, shard)| (File::Balance, name, shard)));
+        }
+        all
     }
 
     /// A vector of the whole flat buffer from all ranks' shards of it.
@@ -133,7 +173,8 @@ impl<F: Stored> Learner<F> {
     /// # Errors
     /// On rank 0 and then on all: tensors or state that do not fit this model.
     pub fn restore(&mut self, from: Option<(&Path, &Snapshot)>, comm: &dyn Collective) -> Result<RunState> {
-        let names: Vec<&str> = std::iter::once("").chain(self.optimizer.states()).collect();
+        let mut names = vec![(File::Model, String::new())];
+        names.extend(self.shards().into_iter().map(|(file, name, _)| (file, name)));
         let loaded = crate::comm::agree(comm, from.map(|f| self.read_snapshot(f, &names)).transpose())?;
         let (mut vectors, state) = match loaded {
             Some((vectors, state)) => (vectors, serde_json::to_vec(&state).unwrap_or_default()),
@@ -152,7 +193,14 @@ impl<F: Stored> Learner<F> {
         self.optimizer.updates = state.updates;
         let blocks: Vec<_> = self.model.params.segments.iter().map(|s| self.block(&s.range, comm)).collect();
         ffi::numbers_mut::<F>(&mut self.model.params.flat).copy_from_slice(&vectors[0]);
-        for (shard, whole) in [&mut self.optimizer.first, &mut self.optimizer.second].into_iter().zip(&vectors[1..]) {
+        let n_states = self.optimizer.states().len();
+        let mut shards = vec![&mut self.optimizer.first, &mut self.optimizer.second];
+        shards.truncate(n_states);
+        if let Some(method) = &mut self.shard {
+            method.load(&state.shard).map_err(bad)?;
+            shards.extend(method.state_mut().into_iter().map(|(_, shard)| shard));
+        }
+        for (shard, whole) in shards.into_iter().zip(&vectors[1..]) {
             *shard = blocks.iter().flat_map(|b| whole[b.clone()].iter().copied()).collect();
         }
         Ok(state)
@@ -162,17 +210,18 @@ impl<F: Stored> Learner<F> {
     fn read_snapshot(
         &self,
         (path, snapshot): (&Path, &Snapshot),
-        names: &[&str],
+        names: &[(File, String)],
     ) -> Result<(Vec<Vec<F>>, RunState), CheckpointError> {
         let state = snapshot.json.get("state").ok_or_else(|| missing(path, "state.json"))?;
         let state = Deserialize::deserialize(state).map_err(|e: serde_json::Error| CheckpointError::Bad {
             path: path.join("state.json"),
             message: e.to_string(),
         })?;
-        let vectors = names.iter().map(|name| {
-            let (file, prefix) = if name.is_empty() { ("model", String::new()) } else { ("optim", format!("{name}.")) };
-            let tensors = snapshot.tensors.get(file).ok_or_else(|| missing(path, &format!("{file}.safetensors")))?;
-            flat_from::<F>(&self.model.params, tensors, &prefix, &path.join(format!("{file}.safetensors")))
+        let vectors = names.iter().map(|(file, name)| {
+            let prefix = if name.is_empty() { String::new() } else { format!("{name}.") };
+            let stem = file.stem();
+            let tensors = snapshot.tensors.get(stem).ok_or_else(|| missing(path, &format!("{stem}.safetensors")))?;
+            flat_from::<F>(&self.model.params, *file, tensors, &prefix, &path.join(format!("{stem}.safetensors")))
         });
         Ok((vectors.collect::<Result<_, _>>()?, state))
     }
@@ -185,13 +234,14 @@ impl<F: Stored> Learner<F> {
 pub fn load_model<F: Stored>(params: &mut Params, snapshot: &Snapshot, path: &Path) -> Result<(), CheckpointError> {
     let file = path.join("model.safetensors");
     let tensors = snapshot.tensors.get("model").ok_or_else(|| missing(path, "model.safetensors"))?;
-    let values = flat_from::<F>(params, tensors, "", &file)?;
+    let values = flat_from::<F>(params, File::Model, tensors, "", &file)?;
     ffi::numbers_mut::<F>(&mut params.flat).copy_from_slice(&values);
     Ok(())
 }
 
 fn flat_from<F: Stored>(
     params: &Params,
+    of: File,
     tensors: &[NamedTensor],
     prefix: &str,
     file: &Path,
@@ -199,7 +249,7 @@ fn flat_from<F: Stored>(
     let bad = |message: String| CheckpointError::Bad { path: file.into(), message };
     let by_name: BTreeMap<&str, &NamedTensor> = tensors.iter().map(|t| (t.name.as_str(), t)).collect();
     let mut flat = vec![F::default(); params.flat.numel()];
-    for entry in &params.entries {
+    for entry in params.entries.iter().filter(|e| of.holds(params, e)) {
         let name = format!("{prefix}{}", entry.name);
         let tensor = by_name.get(name.as_str()).ok_or_else(|| {
             bad(format!(

@@ -294,7 +294,8 @@ pub fn few_rows(dataset: &Dataset, per_source: usize) -> Batch {
 /// # Errors
 /// A parameter whose declared scope is wrong: a bug of the encoder or head.
 pub fn probe<F: Stored>(learner: &Learner<F>, dataset: &Dataset) -> Result<()> {
-    let pass = forward(&learner.model, &learner.losses, &few_rows(dataset, PROBE_ROWS), false);
+    let all = vec![true; learner.losses.len()];
+    let pass = forward(&learner.model, &learner.losses, &few_rows(dataset, PROBE_ROWS), &all, false);
     probe_scopes(&learner.model.params, &pass.terms).map_err(|e| match e {
         ScopeError::Torch(e) => Error::Torch(e),
         wrong => Error::Usage(wrong.to_string()),

@@ -43,6 +43,14 @@ impl Default for Balance {
 }
 
 impl Balance {
+    /// Independent batches into which the rows of a step are divided, for methods that need several; `batch.accumulate` is a
+    /// multiple of it.
+    pub fn independent_batches(&self) -> usize {
+        match self.surgery {
+            Surgery::None | Surgery::Pcgrad => 1,
+        }
+    }
+
     /// Whether heads are scaled by the weights.
     pub fn scales_heads(&self) -> bool {
         self.scale_heads.unwrap_or(self.surgery == Surgery::None)

@@ -81,7 +81,7 @@ fn heads_at_different_stages_reach_what_the_scopes_say() {
         };
         let part = Part { source: 0, len: N as usize, inputs, targets: vec![target(0), target(1)] };
         let mse = || losses::build(&config::Kind::Regression(config::Regression::default()));
-        let pass = forward(&model, &[mse(), mse()], &Batch { parts: vec![part] }, false);
+        let pass = forward(&model, &[mse(), mse()], &Batch { parts: vec![part] }, &[true; 2], false);
         probe_scopes(&model.params, &pass.terms).unwrap_or_else(|e| panic!("{config:?}: {e}"));
         let late = model.params.entries.iter().filter(|e| e.name.starts_with("encoder") && e.scope == [1]).count();
         assert!(late >= 2, "{config:?}: the layers after stage 0 belong to the late task alone");
