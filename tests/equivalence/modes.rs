@@ -1,0 +1,100 @@
+//! What the modes of balancing compute, against updates put together from single-task gradients.
+
+use super::fixture::{config, learner, one_source, slice};
+use polytask::balance::Gram;
+use polytask::balance::surgery::pcgrad;
+use polytask::comm::Solo;
+use polytask::config::Config;
+use polytask::ffi::numbers;
+use polytask::rng::{Stream, rng};
+use polytask::train::Learner;
+use polytask::world::World;
+
+const PLAIN: &str = "{sgd: {}}";
+const TASKS: [&str; 4] = ["a", "b", "c", "d"];
+
+fn flat(learner: &Learner<f64>) -> Vec<f64> {
+    numbers::<f64>(&learner.model.params.flat).to_vec()
+}
+
+/// One step of plain gradient descent with learning rate 1: the update, and the report's mean coefficients.
+fn update(learner: &mut Learner<f64>, config: &Config, step: u64) -> (Vec<f64>, Vec<f64>) {
+    let before = flat(learner);
+    let batches = slice(step, World::SOLO, 1, &config.balance);
+    let report = learner.step(step, 1.0, &batches, &Solo).unwrap();
+    assert_eq!(report.refused, None);
+    let moved = before.iter().zip(flat(learner)).map(|(a, b)| a - b).collect();
+    (moved, report.coefficients.mean().unwrap_or_default())
+}
+
+/// The update of a fresh learner's first step under some weights, heads unweighted.
+fn weighted(weights: &[f64], like: &Config) -> Vec<f64> {
+    let named: Vec<String> = TASKS.iter().zip(weights).map(|(t, w)| format!("{t}: {w}")).collect();
+    let representation = if one_source(&like.balance) { "representation" } else { "parameters" };
+    let balance =
+        format!("{{weighting: {{fixed: {{{}}}}}, scale_heads: false, gradients: {representation}}}", named.join(", "));
+    let config = config(&balance, PLAIN, "sharded");
+    update(&mut learner::<f64>(&config, &Solo), &config, 0).0
+}
+
+fn assert_close(a: &[f64], b: &[f64], what: &str) {
+    let scale = a.iter().fold(0.0f64, |m, x| m.max(x.abs()));
+    let worst = a.iter().zip(b).map(|(x, y)| (x - y).abs()).fold(0.0, f64::max);
+    assert!(worst <= 1e-12 * scale, "{what}: {worst:e} of {scale:e}");
+}
+
+#[test]
+fn an_update_on_the_representation_is_that_of_its_coefficients() {
+    let config = config("{surgery: pcgrad, gradients: representation}", PLAIN, "sharded");
+    let (moved, c) = update(&mut learner::<f64>(&config, &Solo), &config, 0);
+    assert!(c.iter().any(|c| (c - 1.0).abs() > 1e-3), "surgery did something: {c:?}");
+    assert_close(&moved, &weighted(&c, &config), "representation");
+}
+
+#[test]
+fn steps_between_surgery_keep_its_coefficients() {
+    let config = config("{surgery: pcgrad, every: 2}", PLAIN, "sharded");
+    let mut learner = learner::<f64>(&config, &Solo);
+    let kept = update(&mut learner, &config, 0).1;
+    let start = flat(&learner);
+    let (moved, c) = update(&mut learner, &config, 1);
+    assert_eq!(c, kept);
+    // The same step by weights, from the same parameters.
+    let named: Vec<String> = TASKS.iter().zip(&c).map(|(t, w)| format!("{t}: {w}")).collect();
+    let text = format!("{{weighting: {{fixed: {{{}}}}}, scale_heads: false}}", named.join(", "));
+    let by_weights = super::fixture::config(&text, PLAIN, "sharded");
+    let mut other = super::fixture::learner::<f64>(&by_weights, &Solo);
+    polytask::ffi::numbers_mut::<f64>(&mut other.model.params.flat).copy_from_slice(&start);
+    assert_close(&moved, &update(&mut other, &by_weights, 1).0, "between");
+    // Step 2 runs surgery again.
+    assert_ne!(update(&mut learner, &config, 2).1, kept);
+}
+
+#[test]
+fn every_layer_has_its_own_surgery() {
+    let config = config("{surgery: pcgrad, scope: per_layer_group}", PLAIN, "sharded");
+    let mut learner = learner::<f64>(&config, &Solo);
+    let layout: Vec<(String, Vec<usize>, std::ops::Range<usize>)> =
+        learner.model.params.entries.iter().map(|e| (e.name.clone(), e.scope.clone(), e.range.clone())).collect();
+    let (moved, _) = update(&mut learner, &config, 0);
+    let one_hot = |t: usize| -> Vec<f64> { (0..TASKS.len()).map(|u| f64::from(u8::from(u == t))).collect() };
+    let grads: Vec<Vec<f64>> = (0..TASKS.len()).map(|t| weighted(&one_hot(t), &config)).collect();
+    let mut n_layers = 0;
+    for layer in ["encoder.layers.0.", "encoder.layers.1."] {
+        let places: Vec<usize> = layout
+            .iter()
+            .filter(|(name, ..)| name.starts_with(layer))
+            .flat_map(|(_, _, range)| range.clone())
+            .collect();
+        assert!(!places.is_empty());
+        let j: Vec<Vec<f64>> = grads.iter().map(|g| places.iter().map(|&p| g[p]).collect()).collect();
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+        let gram = Gram::new(j.iter().flat_map(|a| j.iter().map(|b| dot(a, b)).collect::<Vec<_>>()).collect()).unwrap();
+        let c = pcgrad(&gram, &mut rng(config.run.seed, Stream::Surgery, 0, 0));
+        let expected: Vec<f64> = (0..places.len()).map(|k| j.iter().zip(&c).map(|(g, c)| c * g[k]).sum()).collect();
+        let got: Vec<f64> = places.iter().map(|&p| moved[p]).collect();
+        assert_close(&got, &expected, layer);
+        n_layers += 1;
+    }
+    assert_eq!(n_layers, 2);
+}
