@@ -27,6 +27,8 @@ const BALANCE: &[&str] = &[
     "{weighting: {fixed: {b: 0.25, c: 3.0}}, surgery: pcgrad}",
     "{weighting: {uncertainty: {lr: 0.1}}, surgery: pcgrad}",
     "{weighting: {uncertainty: {lr: 0.1}}, surgery: pcgrad, scale_heads: true}",
+    "{weighting: auto_lambda}",
+    "{weighting: {auto_lambda: {primary: [b, c]}}, surgery: pcgrad}",
     "{surgery: pcgrad, smoothing: 0.5}",
     "{weighting: {uncertainty: {lr: 0.1}}, smoothing: 0.5}",
     "{weighting: {uncertainty: {lr: 0.1}}, surgery: pcgrad, every: 2}",

@@ -128,6 +128,16 @@ impl Balancer {
         self.weighting.needs_losses_after()
     }
 
+    /// The tasks whose losses one step ahead the weights learn from; `None` if they do not look ahead.
+    pub fn looks_ahead_for(&self) -> Option<&[bool]> {
+        self.weighting.looks_ahead_for()
+    }
+
+    /// Learns from the gradient of those losses with respect to the weights.
+    pub fn learn_ahead(&mut self, gradient: &[Option<f64>]) {
+        self.weighting.learn_ahead(gradient);
+    }
+
     /// Weights `w` `[T]` of this step; 0 for tasks whose loss is `None` (no label on any rank).
     pub fn weights(&self, losses: &[Option<f64>], step: u64) -> Vec<f64> {
         let weights = self.weighting.weights(&self.moment(losses, step));

@@ -98,3 +98,49 @@ fn every_layer_has_its_own_surgery() {
     }
     assert_eq!(n_layers, 2);
 }
+
+/// The gradient of `sum_t weights[t] * L_t` on some batches, from a plain step of length 1.
+fn gradient(weights: &[f64], batches: &[polytask::data::Batch], at: &[f64]) -> Vec<f64> {
+    let named: Vec<String> = TASKS.iter().zip(weights).map(|(t, w)| format!("{t}: {w}")).collect();
+    let config = config(&format!("{{weighting: {{fixed: {{{}}}}}}}", named.join(", ")), PLAIN, "sharded");
+    let mut learner = learner::<f64>(&config, &Solo);
+    polytask::ffi::numbers_mut::<f64>(&mut learner.model.params.flat).copy_from_slice(at);
+    learner.step(0, 1.0, batches, &Solo).unwrap();
+    at.iter().zip(flat(&learner)).map(|(a, b)| a - b).collect()
+}
+
+#[test]
+fn auto_lambda_follows_the_gradient_of_the_step_ahead() {
+    // The finite difference of the method against inner products of gradients: d/d lambda_t = -lr g_t(theta) . v(theta').
+    const LR: f64 = 0.3;
+    let config = config("{weighting: {auto_lambda: {lr: 1e-3, init: 0.5, primary: [b, c]}}}", PLAIN, "sharded");
+    let mut learner = learner::<f64>(&config, &Solo);
+    let start = flat(&learner);
+    let batches = slice(0, World::SOLO, 1, &config.balance);
+    let (first, second) = batches.split_at(1);
+    let step = gradient(&[0.5; 4], first, &start);
+    let ahead: Vec<f64> = start.iter().zip(&step).map(|(p, g)| p - LR * g).collect();
+    let v = gradient(&[0.0, 1.0, 1.0, 0.0], second, &ahead);
+    let slope = |t: usize| {
+        let one_hot: Vec<f64> = (0..4).map(|u| f64::from(u8::from(u == t))).collect();
+        -LR * gradient(&one_hot, first, &start).iter().zip(&v).map(|(a, b)| a * b).sum::<f64>()
+    };
+    let slopes: Vec<f64> = (0..4).map(slope).collect();
+    learner.step(0, LR, &batches, &Solo).unwrap();
+    let state = learner.balancer.save();
+    for (t, expected) in slopes.iter().enumerate() {
+        // After one step Adam's first moment is a tenth of the gradient.
+        let got = 10.0 * state["weighting"][t]["first"].as_f64().unwrap();
+        assert!((got - expected).abs() <= 1e-3 * expected.abs(), "task {t}: {got} {expected}");
+        let weight = state["weighting"][t]["weight"].as_f64().unwrap();
+        assert!((weight - (0.5 - 1e-3 * expected.signum())).abs() < 1e-9, "task {t}: {weight}");
+    }
+    // The parameters took the step from where they were, not from where the look ahead had been.
+    let all = gradient(
+        &(0..4).map(|t| state["weighting"][t]["weight"].as_f64().unwrap()).collect::<Vec<_>>(),
+        &batches,
+        &start,
+    );
+    let expected: Vec<f64> = start.iter().zip(&all).map(|(p, g)| p - LR * g).collect();
+    assert_close(&expected, &flat(&learner), "the step itself");
+}

@@ -1,8 +1,10 @@
 //! Task weights from the global losses, a file per method.
 
+mod auto_lambda;
 mod fixed;
 mod uncertainty;
 
+pub use auto_lambda::AutoLambda;
 pub use fixed::Fixed;
 pub use uncertainty::Uncertainty;
 
@@ -47,6 +49,16 @@ pub trait Weighting {
     /// Learns from the losses of the same batch before (`at`) and after the update. Called after [`Self::observe`].
     fn observe_after(&mut self, _at: &Moment<'_>, _after: &[Option<f64>]) {}
 
+    /// The tasks (`[T]`) whose losses on a second batch, one step ahead, the weights are to lower; `None` for methods that
+    /// do not look ahead. Such a method needs two independent batches per step.
+    fn looks_ahead_for(&self) -> Option<&[bool]> {
+        None
+    }
+
+    /// Learns from the gradient `[T]` of those losses with respect to the weights; `None` for tasks that the step lacks.
+    /// Called before [`Self::weights`] of the step.
+    fn learn_ahead(&mut self, _gradient: &[Option<f64>]) {}
+
     /// State for a checkpoint; `null` if there is none.
     fn save(&self) -> Value {
         Value::Null
@@ -66,6 +78,7 @@ pub fn build(config: &config::Weighting, tasks: &[String]) -> Box<dyn Weighting>
     match config {
         config::Weighting::Equal => Box::new(Fixed::equal(tasks.len())),
         config::Weighting::Fixed(by_name) => Box::new(Fixed::named(tasks, by_name)),
+        config::Weighting::AutoLambda(c) => Box::new(AutoLambda::new(c, tasks)),
         config::Weighting::Uncertainty(c) => Box::new(Uncertainty::new(c, tasks.len())),
     }
 }

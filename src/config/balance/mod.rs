@@ -46,7 +46,9 @@ impl Balance {
     /// Independent batches into which the rows of a step are divided, for methods that need several; `batch.accumulate` is a
     /// multiple of it.
     pub fn independent_batches(&self) -> usize {
+        let ahead = matches!(self.weighting, Weighting::AutoLambda(_));
         match self.surgery {
+            Surgery::None | Surgery::Pcgrad if ahead => 2,
             Surgery::None | Surgery::Pcgrad => 1,
         }
     }

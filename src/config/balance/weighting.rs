@@ -14,6 +14,26 @@ pub enum Weighting {
     Fixed(Named),
     /// Uncertainty weighting: learned log-variances (Kendall et al., 2018).
     Uncertainty(Uncertainty),
+    /// Weights that a second batch learns, one step ahead (Auto-Lambda, Liu et al., 2022).
+    AutoLambda(AutoLambda),
+}
+
+/// Options of Auto-Lambda.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AutoLambda {
+    /// Learning rate of the weights (Adam).
+    pub lr: f64,
+    /// Weights at the start.
+    pub init: f64,
+    /// Tasks whose losses the weights are to lower; none: all.
+    pub primary: Vec<String>,
+}
+
+impl Default for AutoLambda {
+    fn default() -> Self {
+        AutoLambda { lr: 1e-3, init: 0.1, primary: Vec::new() }
+    }
 }
 
 /// Options of uncertainty weighting.

@@ -25,6 +25,16 @@ fn weighting(config: &Config) -> Checked {
             let tasks: Vec<&str> = config.tasks.iter().map(|(name, _)| name.as_str()).collect();
             named(&at.then("fixed"), weights, "task", &tasks)
         }
+        Weighting::AutoLambda(o) => {
+            let at = at.then("auto_lambda");
+            at.then("lr").positive(o.lr)?;
+            at.then("init").positive(o.init)?;
+            for (i, name) in o.primary.iter().enumerate() {
+                let known = config.tasks.iter().any(|(task, _)| task == name);
+                at.then("primary").then(i).need(known, format!("no task is called {}", quote(name)))?;
+            }
+            Ok(())
+        }
         Weighting::Uncertainty(o) => {
             let at = at.then("uncertainty");
             at.then("lr").positive(o.lr)?;

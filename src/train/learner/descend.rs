@@ -130,7 +130,7 @@ impl<F: TorchReal + Number> Learner<F> {
 }
 
 /// The gradients as the reduction takes them.
-fn rows_of<'a, F: TorchReal>(params: &Params, grads: &'a Grads) -> Vec<SegmentRows<'a, F>> {
+pub(super) fn rows_of<'a, F: TorchReal>(params: &Params, grads: &'a Grads) -> Vec<SegmentRows<'a, F>> {
     let segment_rows = |segment: &Segment| {
         let fragments = params.entries_in(segment).map(|e| {
             let rows = grads.rows[e].iter().map(|row| row.tensor().map_or(&[][..], ffi::numbers::<F>)).collect();

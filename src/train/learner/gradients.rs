@@ -59,7 +59,7 @@ impl<F: TorchReal + Number> Learner<F> {
 
     /// Seeds libtorch's generators, so that dropout needs no state in checkpoints, and so that a second pass over the
     /// same batches draws the same masks.
-    fn seed_torch(&self, at: &Place<'_>) {
+    pub(super) fn seed_torch(&self, at: &Place<'_>) {
         ffi::seed_torch(seed(self.seed, Stream::Model, at.step, at.comm.world().rank as u64));
     }
 
@@ -228,7 +228,12 @@ impl<F: TorchReal + Number> Learner<F> {
     }
 
     /// Global mean losses and counts from local sums.
-    fn global_losses(&self, sums: &[f64], n_batches: usize, at: &Place<'_>) -> Result<(Vec<Option<f64>>, Counts)> {
+    pub(super) fn global_losses(
+        &self,
+        sums: &[f64],
+        n_batches: usize,
+        at: &Place<'_>,
+    ) -> Result<(Vec<Option<f64>>, Counts)> {
         let n_tasks = sums.len();
         let mut all = sums.to_vec();
         for batch in 0..n_batches {
@@ -245,13 +250,13 @@ impl<F: TorchReal + Number> Learner<F> {
         Ok((losses, Counts { total, by_batch }))
     }
 
-    fn not_finite_losses(&self, losses: &[Option<f64>]) -> Option<String> {
+    pub(super) fn not_finite_losses(&self, losses: &[Option<f64>]) -> Option<String> {
         let bad: Vec<usize> = (0..losses.len()).filter(|&t| losses[t].is_some_and(|l| !l.is_finite())).collect();
         (!bad.is_empty()).then(|| format!("the loss of {}", names(&self.tasks, &bad)))
     }
 }
 
-fn add(sums: &mut [f64], more: &[f64]) {
+pub(super) fn add(sums: &mut [f64], more: &[f64]) {
     sums.iter_mut().zip(more).for_each(|(sum, x)| *sum += x);
 }
 

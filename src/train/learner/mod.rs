@@ -1,6 +1,7 @@
 //! One optimizer step over all ranks: the only place where a step's stages meet.
 //!
 //! ```text
+//! ahead.rs      only for weights that look one step ahead
 //! gradients.rs  forward      local loss sums, graphs alive                              step/
 //!               losses       all-reduce of 2 T numbers, divided by the global counts    comm/
 //!               backward     T rows of local sums, or one row of the weighted sum       step/
@@ -10,6 +11,7 @@
 //!               gather       parameters of all shards                                   comm/
 //! ```
 
+mod ahead;
 mod descend;
 mod gradients;
 mod moves;
@@ -158,6 +160,7 @@ impl<F: TorchReal + Number> Learner<F> {
         let active = self.balancer.active(step);
         let at = Place { step, batches, active: &active, comm };
         let mut phases = Phases::default();
+        self.look_ahead(at, lr, &mut phases)?;
         let mut local = self.local(at, &mut phases)?;
         let coefficients = match local.coefficients.take() {
             Some(chosen) => chosen,
