@@ -114,6 +114,9 @@ fn everything() -> Vec<Config> {
         "batch.mix=proportional",
         "batch.mix=uniform",
         "batch.mix={weights: {census: 1}}",
+        "balance.surgery=excess_mtl",
+        "balance.surgery=moco",
+        "balance.surgery=db_mtl",
     ];
     let load_set = |set: &&str| load(Path::new(BASE), &[set.to_string()]).unwrap();
     configs.extend(sets.iter().map(load_set));

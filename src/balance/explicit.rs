@@ -134,8 +134,9 @@ fn of_shard(
     };
     let mut direction = vec![0.0; n];
     let shared = method.direction(&view, &Sums::alone(), &mut direction);
-    // A world of one has nobody to lose contact with.
-    Ok((direction, shared.ok().flatten()))
+    // A world of one has nobody to lose contact with. The method's coefficients are those of the weighted rows.
+    let shared = shared.ok().flatten().map(|c| c.iter().zip(weights).map(|(c, w)| c * w).collect());
+    Ok((direction, shared))
 }
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {

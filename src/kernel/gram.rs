@@ -57,7 +57,7 @@ fn chunks<'a, 'b, F>(fragments: &'b [Fragment<'a, F>]) -> Vec<(&'b Fragment<'a, 
 }
 
 /// The lower triangle of the Gram matrix of some columns, block by block.
-fn gram_chunk<F: Real>(rows: &[&[F]], out: &mut [f64]) {
+pub(super) fn gram_chunk<F: Real>(rows: &[&[F]], out: &mut [f64]) {
     let n = rows.len();
     let len = rows.iter().map(|r| r.len()).max().unwrap_or(0);
     for start in (0..len).step_by(BLOCK) {

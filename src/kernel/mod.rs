@@ -1,15 +1,18 @@
-//! Loops over millions of numbers, at memory speed: inner products of rows, and "combine rows, then optimize".
+//! Loops over millions of numbers, at memory speed: inner products of rows, "combine rows, then optimize", and passes
+//! over columns.
 //!
 //! Plain slices in, plain slices out: no tensors. Work is cut into chunks of fixed length, so the result has the
 //! same bits for any number of threads. Rows come in [`Fragment`]s, because on one rank the gradients that
 //! libtorch hands out are read where they lie, without a copy into one buffer.
 
+mod columns;
 mod gram;
 mod parallel;
 mod real;
 mod simd;
 mod update;
 
+pub use columns::{Block, Pass, Stretch, add_block_gram, combine, sweep};
 pub use gram::{add_gram, dot};
 pub use real::Real;
 pub use update::{Piece, Rule, update};

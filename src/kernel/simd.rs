@@ -15,12 +15,12 @@ pub(super) fn wide() -> bool {
 
 /// Defines `$name`, which runs `$body` compiled for AVX2 + FMA if the machine has them, else as it is.
 macro_rules! dispatch {
-    ($name:ident, $body:ident, ($($arg:ident: $ty:ty),*) $(-> $ret:ty)?) => {
-        fn $name<F: Real>($($arg: $ty),*) $(-> $ret)? {
+    ($name:ident $(<$param:ident: $bound:path>)?, $body:ident, ($($arg:ident: $ty:ty),*) $(-> $ret:ty)?) => {
+        fn $name<F: Real $(, $param: $bound)?>($($arg: $ty),*) $(-> $ret)? {
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx2,fma")]
-                fn wide<F: Real>($($arg: $ty),*) $(-> $ret)? {
+                fn wide<F: Real $(, $param: $bound)?>($($arg: $ty),*) $(-> $ret)? {
                     $body($($arg),*)
                 }
                 if $crate::kernel::simd::wide() {

@@ -133,7 +133,7 @@ fn run_piece_body<F: Real>(rule: Rule<F>, piece: Piece<'_, F>) -> f64 {
 
 /// `u = sum_t coef[t] * rows[t][start ..]`.
 #[inline(always)]
-fn combine<F: Real>(rows: &[&[F]], coef: &[F], start: usize, u: &mut [F]) {
+pub(super) fn combine<F: Real>(rows: &[&[F]], coef: &[F], start: usize, u: &mut [F]) {
     let mut fresh = true;
     for (row, &c) in rows.iter().zip(coef).filter(|(row, _)| !row.is_empty()) {
         let row = &row[start..start + u.len()];

@@ -5,10 +5,26 @@
 //! coordinates, which [`Sums`] adds up over ranks. State is sharded with the parameters and travels through checkpoints
 //! like an optimizer's, so it fits any number of ranks.
 
+mod db_mtl;
+mod excess_mtl;
+mod graddrop;
+mod moco;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod trimmed_mean;
+
+pub use db_mtl::DbMtl;
+pub use excess_mtl::ExcessMtl;
+pub use graddrop::GradDrop;
+pub use moco::MoCo;
+pub use trimmed_mean::TrimmedMean;
+
 use super::Gram;
 use super::global::{CommError, Sums};
 use crate::config;
-use crate::kernel::{Fragment, Real};
+use crate::kernel::{self, Fragment, Real, Stretch};
 use serde_json::Value;
 use std::ops::Range;
 
@@ -47,7 +63,8 @@ pub trait ShardSurgery<F: Real> {
     /// Writes the update direction of the shared coordinates of this rank into `out` `[n]`, at their `local` places;
     /// `out` is zero before.
     ///
-    /// Returns coefficients `[T]`, if the direction is a combination of this step's task gradients.
+    /// Returns coefficients `[T]` of this step's **weighted** task gradients (those of [`ShardView::scale`]), if the
+    /// direction is a combination of them.
     ///
     /// # Collective
     /// All ranks: sums over coordinates are taken over all ranks.
@@ -88,8 +105,76 @@ pub trait ShardSurgery<F: Real> {
 
 /// The configured method for `n_tasks` tasks and a shard of `n` coordinates; `None` for methods of another kind.
 pub fn build<F: Real>(config: &config::Surgery, n_tasks: usize, n: usize) -> Option<Box<dyn ShardSurgery<F>>> {
-    let _ = (n_tasks, n);
-    match config {
-        config::Surgery::None | config::Surgery::Pcgrad => None,
+    Some(match config {
+        config::Surgery::Graddrop(o) => Box::new(GradDrop::new(o)),
+        config::Surgery::TrimmedMean(o) => Box::new(TrimmedMean::new(o)),
+        config::Surgery::ExcessMtl(o) => Box::new(ExcessMtl::new(o, n_tasks, n)),
+        config::Surgery::Moco(o) => Box::new(MoCo::new(o, n_tasks, n)),
+        config::Surgery::DbMtl(o) => Box::new(DbMtl::new(o, n_tasks, n)),
+        _ => return None,
+    })
+}
+
+impl<F> ShardView<'_, F> {
+    /// Tasks that take part in this step, ascending.
+    fn present(&self) -> Vec<usize> {
+        (0..self.scale.len()).filter(|&t| self.scale[t] != 0.0).collect()
+    }
+}
+
+/// The rows of the parts, for a pass of the kernel.
+fn stretches<'a, F>(parts: &'a [Part<'a, F>]) -> Vec<Stretch<'a, F>> {
+    parts.iter().map(|part| Stretch { rows: &part.rows.rows, local: part.local.clone() }).collect()
+}
+
+/// Writes `sum_t coef[t] * g_t` into `out`, with the rows of the step.
+fn combine_rows<F: Real>(parts: &[Part<'_, F>], coef: &[f64], out: &mut [F]) {
+    let coef: Vec<Vec<F>> =
+        parts.iter().map(|part| part.scope.iter().map(|&t| F::from_f64(coef[t])).collect()).collect();
+    kernel::combine(&stretches(parts), &coef, out);
+}
+
+/// Writes `sum_t coef[t] * state[t]` into `out`, at the coordinates of the parts.
+fn combine_state<F: Real>(parts: &[Part<'_, F>], state: &[Vec<F>], coef: &[f64], out: &mut [F]) {
+    let tasks = |part: &Part<'_, F>| -> Vec<usize> { part.scope.iter().copied().filter(|&t| coef[t] != 0.0).collect() };
+    let rows: Vec<Vec<&[F]>> =
+        parts.iter().map(|part| tasks(part).iter().map(|&t| &state[t][part.local.clone()]).collect()).collect();
+    let stretches: Vec<Stretch<'_, F>> =
+        parts.iter().zip(&rows).map(|(part, rows)| Stretch { rows, local: part.local.clone() }).collect();
+    let coef: Vec<Vec<F>> =
+        parts.iter().map(|part| tasks(part).iter().map(|&t| F::from_f64(coef[t])).collect()).collect();
+    kernel::combine(&stretches, &coef, out);
+}
+
+/// `state <- keep * state + add * row`.
+#[inline(always)]
+fn blend<F: Real>(state: &mut [F], keep: F, row: Option<&[F]>, add: F) {
+    match row {
+        Some(row) => state.iter_mut().zip(row).for_each(|(s, &g)| *s = keep * *s + add * g),
+        None => state.iter_mut().for_each(|s| *s = keep * *s),
+    }
+}
+
+/// Rows of a state with their names: `name.0`, `name.1`, ..
+fn named<'a, F>(name: &str, rows: &'a [Vec<F>]) -> Vec<(String, &'a [F])> {
+    rows.iter().enumerate().map(|(t, row)| (format!("{name}.{t}"), row.as_slice())).collect()
+}
+
+/// As [`named`], to be overwritten.
+fn named_mut<'a, F>(name: &str, rows: &'a mut [Vec<F>]) -> Vec<(String, &'a mut Vec<F>)> {
+    rows.iter_mut().enumerate().map(|(t, row)| (format!("{name}.{t}"), row)).collect()
+}
+
+/// Takes a small state by task from a checkpoint.
+fn restore<S: serde::de::DeserializeOwned>(
+    method: &str,
+    state: &Value,
+    n_tasks: usize,
+    lengths: impl Fn(&S) -> Vec<usize>,
+) -> Result<S, String> {
+    let loaded: S = serde::Deserialize::deserialize(state).map_err(|e| format!("{method}: {e}"))?;
+    match lengths(&loaded).into_iter().find(|&n| n != n_tasks) {
+        Some(n) => Err(format!("{method}: {n} tasks in the checkpoint, {n_tasks} here")),
+        None => Ok(loaded),
     }
 }

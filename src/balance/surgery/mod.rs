@@ -62,6 +62,8 @@ pub fn build(config: &config::Surgery, n_tasks: usize, n_groups: usize) -> Surge
     match config {
         config::Surgery::None => Surgery::None,
         config::Surgery::Pcgrad => gram(&|| Box::new(PcGrad)),
+        config::Surgery::Graddrop(_) | config::Surgery::TrimmedMean(_) => Surgery::Shard,
+        config::Surgery::ExcessMtl(_) | config::Surgery::Moco(_) | config::Surgery::DbMtl(_) => Surgery::Shard,
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod batch;
 mod model;
+mod shard_methods;
 mod source;
 mod task;
 mod training;

@@ -3,10 +3,11 @@
 use super::super::fault::{any_of, quote};
 use super::super::{Adam, Config, Optim, Schedule, Sgd, Train, Weighting, hints};
 use super::batch::named;
-use super::{At, Checked, MANY};
+use super::{At, Checked, MANY, shard_methods};
 
 pub(super) fn check(config: &Config) -> Checked {
     weighting(config)?;
+    shard_methods::check(config)?;
     optim(&At::key("optim"), &config.optim)?;
     schedule(&At::key("schedule"), config)?;
     train(&At::key("train"), &config.train)?;
