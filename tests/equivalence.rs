@@ -33,6 +33,12 @@ const BALANCE: &[&str] = &[
     "{weighting: {uncertainty: {lr: 0.1}}, smoothing: 0.5}",
     "{weighting: {uncertainty: {lr: 0.1}}, surgery: pcgrad, every: 2}",
     "{surgery: pcgrad, scope: per_layer_group}",
+    "{surgery: graddrop}",
+    "{weighting: {fixed: {b: 0.25, c: 3.0}}, surgery: {graddrop: {leak: 0.3}}, scale_heads: true}",
+    "{surgery: trimmed_mean}",
+    "{weighting: {uncertainty: {lr: 0.1}}, surgery: {excess_mtl: {eta: 0.1}}}",
+    "{surgery: moco}",
+    "{weighting: {fixed: {b: 0.25, c: 3.0}}, surgery: db_mtl}",
     "{surgery: pcgrad, gradients: representation}",
     "{weighting: {uncertainty: {lr: 0.1}}, surgery: pcgrad, gradients: representation, every: 3}",
 ];

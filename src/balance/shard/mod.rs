@@ -33,7 +33,7 @@ use std::ops::Range;
 pub struct Part<'a, F> {
     /// Task of each row, ascending.
     pub scope: &'a [usize],
-    /// Place in the flat parameters: the same for a coordinate on any number of ranks.
+    /// Numbers of the coordinates: the same on any number of ranks.
     pub at: Range<usize>,
     /// Place in this rank's shard: where state and direction of these coordinates are kept.
     pub local: Range<usize>,

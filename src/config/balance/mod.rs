@@ -46,11 +46,7 @@ impl Balance {
     /// Independent batches into which the rows of a step are divided, for methods that need several; `batch.accumulate` is a
     /// multiple of it.
     pub fn independent_batches(&self) -> usize {
-        let ahead = matches!(self.weighting, Weighting::AutoLambda(_));
-        match self.surgery {
-            Surgery::None | Surgery::Pcgrad if ahead => 2,
-            Surgery::None | Surgery::Pcgrad => 1,
-        }
+        if matches!(self.weighting, Weighting::AutoLambda(_)) { 2 } else { 1 }
     }
 
     /// Whether heads are scaled by the weights.

@@ -47,7 +47,7 @@ impl<F: TorchReal + Number> Learner<F> {
                 Some(method) => {
                     direction.clear();
                     direction.resize(layout.len(), F::default());
-                    let parts = shared_parts(segments, layout, &reduced);
+                    let parts = shared_parts(&model.params, layout, &reduced);
                     let at = (self.seed, step);
                     report.phases.time(Phase::Balance, || {
                         direct(
@@ -248,21 +248,21 @@ fn choose(
 }
 
 /// The shared coordinates of this rank, as methods on shards see them.
-fn shared_parts<'a, F: TorchReal>(
-    segments: &'a [Segment],
-    layout: &Layout,
-    reduced: &Reduced<'a, F>,
-) -> Vec<Part<'a, F>> {
+fn shared_parts<'a, F: TorchReal>(params: &'a Params, layout: &Layout, reduced: &Reduced<'a, F>) -> Vec<Part<'a, F>> {
     let mut found = Vec::new();
-    for (segment, parts) in segments.iter().zip(reduced) {
+    // Segments are padded for the ranks; counted without padding, a coordinate has the same number on any number of them.
+    let mut before = 0;
+    for (segment, parts) in params.segments.iter().zip(reduced) {
+        let start = segment.range.start;
         if let Rows::Shared(scope) = &segment.rows {
             found.extend(parts.iter().map(|(at, rows)| Part {
                 scope,
-                at: at.clone(),
+                at: before + at.start - start..before + at.end - start,
                 local: layout.local(at),
                 rows: rows.clone(),
             }));
         }
+        before += params.entries_in(segment).map(|e| params.entries[e].range.end - start).max().unwrap_or(0);
     }
     found
 }
