@@ -114,6 +114,7 @@ fn everything() -> Vec<Config> {
         "batch.mix=proportional",
         "batch.mix=uniform",
         "batch.mix={weights: {census: 1}}",
+        "batch.mix={only: census}",
     ];
     let load_set = |set: &&str| load(Path::new(BASE), &[set.to_string()]).unwrap();
     configs.extend(sets.iter().map(load_set));
