@@ -83,8 +83,8 @@ fn stopped_and_killed(ranks: usize, signal: &str) {
     assert!(!again.stdout.contains("/8]"), "nothing is left to train\n{again}");
 
     // A run of a comparison is a run like any other.
-    let alone = format!("train whole/uncertainty+pcgrad/lr_0.01/seed_4/config.yaml --set run.dir=runs/alone");
-    sandbox.polytask(ranks, &alone).exits_with(0);
+    let alone = "train whole/uncertainty+pcgrad/lr_0.01/seed_4/config.yaml --set run.dir=runs/alone";
+    sandbox.polytask(ranks, alone).exits_with(0);
     let text = sandbox.read("whole/uncertainty+pcgrad/lr_0.01/seed_4/summary.json");
     let compared: Value = serde_json::from_str(&text).unwrap();
     for part in ["best", "final", "samples"] {

@@ -40,11 +40,11 @@ impl Stat {
     }
 }
 
-/// A metric of a task, as a column of numbers.
+/// A metric of a task, or of all tasks that have it, as a column of numbers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Column {
-    /// Index of the task.
-    pub task: usize,
+    /// Index of the task; `None`: the mean over tasks.
+    pub task: Option<usize>,
     /// Its index among the task's metrics.
     pub index: usize,
     /// The metric.
@@ -90,6 +90,8 @@ pub struct Report {
     pub rows: Vec<Row>,
     /// By task and metric.
     pub columns: Vec<Column>,
+    /// By metric that two tasks have or more, the mean over these.
+    pub means: Vec<Column>,
     /// By entrant.
     pub choices: Vec<Choice>,
     /// By task, the runs of its baseline that failed.
@@ -145,6 +147,7 @@ impl Report {
         };
         Report {
             rows,
+            means: means(&columns),
             columns,
             choices,
             failed_alone: runs[plan.n_methods..].iter().map(|runs| count(runs, true)).collect(),
@@ -170,7 +173,7 @@ fn columns(plan: &Plan, runs: &[Vec<Option<&Outcome>>]) -> Vec<Column> {
         for (index, metric) in config.metrics().into_iter().enumerate() {
             let of = |task: usize| move |run: &Outcome| *run.metrics.get(task)?.get(index)?;
             columns.push(Column {
-                task,
+                task: Some(task),
                 index,
                 metric,
                 single: stat(&runs[plan.n_methods + task], of(0)),
@@ -179,6 +182,36 @@ fn columns(plan: &Plan, runs: &[Vec<Option<&Outcome>>]) -> Vec<Column> {
         }
     }
     columns
+}
+
+fn means(columns: &[Column]) -> Vec<Column> {
+    let mut means: Vec<Column> = Vec::new();
+    for column in columns {
+        let of: Vec<&Column> = columns.iter().filter(|c| c.metric == column.metric).collect();
+        if of.len() < 2 || means.iter().any(|mean| mean.metric == column.metric) {
+            continue;
+        }
+        means.push(Column {
+            task: None,
+            index: means.len(),
+            metric: column.metric,
+            single: mean_of(&of.iter().map(|c| &c.single).collect::<Vec<_>>()),
+            methods: (0..column.methods.len())
+                .map(|m| mean_of(&of.iter().map(|c| &c.methods[m]).collect::<Vec<_>>()))
+                .collect(),
+        });
+    }
+    means
+}
+
+/// Seed by seed; none where one of them has none.
+fn mean_of(stats: &[&Stat]) -> Stat {
+    let seeds = stats.first().map_or(0, |stat| stat.values.len());
+    let one = |s: usize| {
+        let values: Option<Vec<f64>> = stats.iter().map(|stat| stat.values[s]).collect();
+        values.map(|values| values.iter().sum::<f64>() / values.len() as f64)
+    };
+    Stat { values: (0..seeds).map(one).collect() }
 }
 
 fn row(
@@ -226,7 +259,7 @@ fn row(
 /// One run of a method against the means of the baselines, which are the row that the table shows.
 fn against_single_tasks(plan: &Plan, columns: &[Column], method: usize, s: usize) -> Result<DeltaM, Undefined> {
     let task = |(t, (name, _)): (usize, &(String, _))| {
-        let measured = columns.iter().filter(|c| c.task == t).map(|c| Measured {
+        let measured = columns.iter().filter(|c| c.task == Some(t)).map(|c| Measured {
             metric: c.metric.name().into(),
             higher_is_better: c.metric.higher_is_better(),
             value: c.methods[method].values[s],
@@ -291,12 +324,27 @@ mod tests {
             .map(|c| {
                 let higher_is_better = c.metric.higher_is_better();
                 let (value, baseline) = (c.methods[0].mean(), c.single.mean());
-                (c.task.to_string(), vec![Measured { metric: "m".into(), higher_is_better, value, baseline }])
+                (c.metric.name().to_string(), vec![Measured { metric: "m".into(), higher_is_better, value, baseline }])
             })
             .collect();
         let of_means = delta_m(&means).unwrap();
         assert!((report.rows[0].delta_m.mean().unwrap() - of_means.delta_m).abs() < 1e-9);
         assert!((report.rows[0].improvement.mean().unwrap() - of_means.improvement).abs() < 1e-9);
+    }
+
+    #[test]
+    fn metrics_that_several_tasks_have_are_averaged_over_them() {
+        let (mut plan, _, known) = sample();
+        plan.config.tasks[0].1.metrics = vec![Metric::Loss];
+        plan.config.tasks[1].1.metrics = vec![Metric::Loss];
+        let report = Report::new(&plan, &known);
+        assert_eq!((report.means.len(), report.means[0].task, report.means[0].metric), (1, None, Metric::Loss));
+        assert_eq!(report.means[0].single.values, [Some(1.25), Some(2.25)]);
+        assert_eq!(report.means[0].methods[0].values, [Some(1.8), Some(3.25)]);
+        let one = Stat { values: vec![Some(1.0), Some(2.0)] };
+        assert_eq!(mean_of(&[&one, &Stat { values: vec![None, Some(4.0)] }]).values, [None, Some(3.0)]);
+        let (plan, _, known) = sample();
+        assert_eq!(Report::new(&plan, &known).means, []);
     }
 
     #[test]

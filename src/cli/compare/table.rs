@@ -1,7 +1,7 @@
 //! A comparison as Markdown for people, and as CSV for programs. The forms are in `docs/compare.md`.
 
 use super::plan::{Facts, Plan};
-use super::report::{Report, Stat};
+use super::report::{Choice, Column, Report, Stat};
 use crate::data::Split;
 use crate::log::console::table::number;
 
@@ -45,8 +45,8 @@ fn methods(plan: &Plan, report: &Report) -> String {
         };
         let mut cells = vec![
             entrant.name.clone(),
-            spread(&row.delta_m, &fixed2),
-            spread(&row.improvement, &fixed2),
+            spread(&row.delta_m, &percent),
+            spread(&row.improvement, &percent),
             row.step_ms.mean().map_or("-".into(), |ms| number(Some(ms))),
             row.relative.mean().map_or("-".into(), |ratio| format!("{ratio:.2}")),
             runs,
@@ -63,11 +63,12 @@ fn methods(plan: &Plan, report: &Report) -> String {
 fn tasks(plan: &Plan, report: &Report) -> String {
     let mut header = vec!["task".to_string(), "metric".to_string(), "task alone".to_string()];
     header.extend(plan.entrants[..plan.n_methods].iter().map(|entrant| entrant.name.clone()));
-    let rows = report.columns.iter().map(|column| {
+    let rows = report.columns.iter().chain(&report.means).map(|column| {
         let arrow = if column.metric.higher_is_better() { "↑" } else { "↓" };
-        let task = if column.index == 0 { plan.config.tasks[column.task].0.clone() } else { String::new() };
+        let task = column.task.map_or("mean", |task| plan.config.tasks[task].0.as_str());
+        let task = if column.index == 0 { task.to_string() } else { String::new() };
         let mut cells = vec![task, format!("{} {arrow}", column.metric.name())];
-        cells.extend(std::iter::once(&column.single).chain(&column.methods).map(|stat| spread(stat, &metric)));
+        cells.extend(std::iter::once(&column.single).chain(&column.methods).map(|stat| spread(stat, &number)));
         cells
     });
     table(&header, &rows.collect::<Vec<_>>(), 2)
@@ -122,7 +123,7 @@ fn notes(plan: &Plan, report: &Report) -> Vec<String> {
             notes.push(format!("{}: {failed} of {} runs failed", entrant.name, plan.seeds.len()));
         }
     }
-    let chosen = |choice: &super::report::Choice| choice.chosen.is_none() && choice.scores.iter().all(Option::is_none);
+    let chosen = |choice: &Choice| choice.chosen.is_none() && choice.scores.iter().all(Option::is_none);
     if plan.tunes() && report.progress[0] == report.progress[1] {
         for (entrant, _) in plan.entrants.iter().zip(&report.choices).filter(|(_, choice)| chosen(choice)) {
             notes.push(format!("{}: no learning rate led to the end of training", entrant.name));
@@ -131,20 +132,21 @@ fn notes(plan: &Plan, report: &Report) -> Vec<String> {
     notes
 }
 
-/// `mean ± sd`, with the number of values in parentheses where some are missing.
-fn spread(stat: &Stat, show: &dyn Fn(f64) -> String) -> String {
-    let Some(mean) = stat.mean() else { return "-".into() };
-    let sd = stat.sd().map_or(String::new(), |sd| format!(" ± {}", show(sd)));
+/// `mean ± sd`, both with as many decimals, and the number of values in parentheses where some are missing.
+fn spread(stat: &Stat, show: &dyn Fn(Option<f64>) -> String) -> String {
+    let Some(mean) = stat.mean().map(|mean| show(Some(mean))) else { return "-".into() };
+    let decimals = mean.split_once('.').filter(|(_, after)| !after.contains('e')).map(|(_, after)| after.len());
+    let sd = match (stat.sd(), decimals) {
+        (None, _) => String::new(),
+        (Some(sd), Some(decimals)) => format!(" ± {sd:.decimals$}"),
+        (Some(sd), None) => format!(" ± {}", show(Some(sd))),
+    };
     let missing = if stat.n() < stat.values.len() { format!(" ({})", stat.n()) } else { String::new() };
-    format!("{}{sd}{missing}", show(mean))
+    format!("{mean}{sd}{missing}")
 }
 
-fn fixed2(x: f64) -> String {
-    format!("{x:.2}")
-}
-
-fn metric(x: f64) -> String {
-    number(Some(x))
+fn percent(value: Option<f64>) -> String {
+    value.map_or("-".into(), |value| format!("{value:.2}"))
 }
 
 /// A Markdown table with aligned columns, the first `left` ones to the left.
@@ -180,18 +182,14 @@ pub fn csv(plan: &Plan, facts: &Facts, report: &Report) -> String {
     header.extend(plan.seeds.iter().map(|seed| format!("seed_{seed}")));
     lines.push(&header);
     let of = |entrant: usize| report.choices[entrant].chosen.map_or(String::new(), |rate| plan.rates[rate].to_string());
-    for column in &report.columns {
-        let (task, metric) = (plan.config.tasks[column.task].0.as_str(), column.metric.name());
-        let what = ["metric", task, metric, facts.splits[column.task].name(), yes(column.metric.higher_is_better())];
-        lines.stat("single_task", &of(plan.n_methods + column.task), what, &column.single);
+    for column in report.columns.iter().chain(&report.means) {
+        let rate = column.task.map_or(String::new(), |task| of(plan.n_methods + task));
+        lines.stat("single_task", &rate, of_column(plan, facts, column), &column.single);
     }
     for (m, row) in report.rows.iter().enumerate() {
         let (name, rate) = (plan.entrants[m].name.as_str(), of(m));
-        for column in &report.columns {
-            let (task, metric) = (plan.config.tasks[column.task].0.as_str(), column.metric.name());
-            let split = facts.splits[column.task].name();
-            let what = ["metric", task, metric, split, yes(column.metric.higher_is_better())];
-            lines.stat(name, &rate, what, &column.methods[m]);
+        for column in report.columns.iter().chain(&report.means) {
+            lines.stat(name, &rate, of_column(plan, facts, column), &column.methods[m]);
         }
         let failed = row.failed.iter().map(|failed| failed.map(|failed| f64::from(u8::from(failed)))).collect();
         for (quantity, higher, stat) in [
@@ -205,6 +203,15 @@ pub fn csv(plan: &Plan, facts: &Facts, report: &Report) -> String {
         }
     }
     lines.0
+}
+
+/// Quantity, task, metric, split, direction; of a mean over tasks, neither task nor split.
+fn of_column<'a>(plan: &'a Plan, facts: &Facts, column: &Column) -> [&'a str; 5] {
+    let (metric, up) = (column.metric.name(), yes(column.metric.higher_is_better()));
+    match column.task {
+        Some(task) => ["metric", &plan.config.tasks[task].0, metric, facts.splits[task].name(), up],
+        None => ["mean_metric", "", metric, "", up],
+    }
 }
 
 fn yes(is: bool) -> &'static str {
@@ -238,6 +245,7 @@ mod tests {
     use super::super::results::Outcome;
     use super::super::samples::{outcome, plan, sample};
     use super::*;
+    use crate::config::Metric;
 
     #[test]
     fn a_whole_comparison_as_markdown() {
@@ -255,7 +263,7 @@ Mean ± standard deviation over 2 seeds, test split (b: validation split), at th
 
 | task | metric |      task alone |           equal |          pcgrad |
 | ---- | ------ | --------------: | --------------: | --------------: |
-| a    | auc ↑  |      0.5000 ± 0 | 0.5500 ± 0.0707 | 0.6000 ± 0.0707 |
+| a    | auc ↑  | 0.5000 ± 0.0000 | 0.5500 ± 0.0707 | 0.6000 ± 0.0707 |
 | b    | rmse ↓ | 3.0000 ± 1.4142 | 4.5000 ± 2.1213 | 2.2500 ± 1.0607 |
 
 - delta_m: 100 × ";
@@ -305,6 +313,29 @@ Learning rates, by the best validation score with seed 1:
         assert!(text.contains(expected), "{text}");
         assert!(text.contains("| equal  | 0.1 | ") && text.contains("| pcgrad |   - | "), "{text}");
         assert!(text.contains("- pcgrad: no learning rate led to the end of training\n"), "{text}");
+    }
+
+    #[test]
+    fn deviations_have_the_decimals_of_their_mean() {
+        let of = |values: &[f64]| spread(&Stat { values: values.iter().map(|v| Some(*v)).collect() }, &number);
+        assert_eq!(of(&[0.5, 0.5001]), "0.5000 ± 0.0001");
+        assert_eq!(of(&[500.0, 501.0]), "500.5 ± 0.7");
+        assert_eq!(of(&[1e-6, 2e-6]), "1.50e-6 ± 7.07e-7");
+        assert_eq!(of(&[0.0, 0.0]), "0 ± 0");
+        assert_eq!(of(&[2.0]), "2.0000");
+    }
+
+    #[test]
+    fn means_over_tasks_are_rows_of_their_own() {
+        let (mut plan, facts, known) = sample();
+        plan.config.tasks[0].1.metrics = vec![Metric::Loss];
+        plan.config.tasks[1].1.metrics = vec![Metric::Loss];
+        let report = Report::new(&plan, &known);
+        let text = markdown(&plan, &facts, &report);
+        assert!(text.contains("\n| mean | loss ↓ | 1.7500 ± 0.7071 | 2.5250 ± 1.0253 | "), "{text}");
+        let text = csv(&plan, &facts, &report);
+        assert!(text.contains("\nsingle_task,,mean_metric,,loss,,false,1.75,"), "{text}");
+        assert!(text.contains("\nequal,0.001,mean_metric,,loss,,false,2.525,"), "{text}");
     }
 
     #[test]
