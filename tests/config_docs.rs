@@ -117,6 +117,7 @@ fn everything() -> Vec<Config> {
         "balance.surgery=excess_mtl",
         "balance.surgery=moco",
         "balance.surgery=db_mtl",
+        "batch.mix={only: census}",
     ];
     let load_set = |set: &&str| load(Path::new(BASE), &[set.to_string()]).unwrap();
     configs.extend(sets.iter().map(load_set));

@@ -6,6 +6,8 @@
 
 #[path = "mpirun/commands.rs"]
 mod commands;
+#[path = "mpirun/compare.rs"]
+mod compare;
 #[path = "mpirun/equal.rs"]
 mod equal;
 #[path = "mpirun/failures.rs"]

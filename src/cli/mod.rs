@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod check;
+mod compare;
 pub mod doctor;
 mod eval;
 mod predict;
@@ -43,6 +44,8 @@ Exit codes:
 enum Command {
     /// Train, or continue training, into the run directory
     Train(train::TrainArgs),
+    /// Train several balancing methods, with several seeds, and every task alone, and compare them in a table
+    Compare(compare::CompareArgs),
     /// Evaluate a checkpoint of a run
     Eval(eval::EvalArgs),
     /// Predict for the rows of a file: CSV, Parquet or JSON lines
@@ -79,6 +82,7 @@ impl Arguments {
     pub fn run(&self) -> Result<u8> {
         match &self.command {
             Command::Train(args) => args.run(),
+            Command::Compare(args) => args.run(),
             Command::Eval(args) => args.run(),
             Command::Predict(args) => args.run(),
             Command::Check(args) => args.run(),

@@ -309,6 +309,8 @@ pub enum Mix {
     Weights(Named),
     /// One shuffled pool of all samples: how many come from a source varies from step to step.
     Uniform,
+    /// `per_task` samples of this source and none of the others: a baseline of one task keeps splits and transforms.
+    Only(String),
 }
 
 /// Options of [`Mix::Temperature`].

@@ -25,6 +25,22 @@ pub enum Encoder {
     EmbeddingBag(EmbeddingBag),
 }
 
+impl Encoder {
+    /// The same encoder without the layers after a stage (counted from 0).
+    pub fn up_to_stage(mut self, stage: usize) -> Self {
+        match &mut self {
+            Encoder::Mlp(o) => o.widths.truncate(stage + 1),
+            Encoder::Cnn(o) => {
+                o.widths.truncate((stage + 1).saturating_sub(o.channels.len()));
+                o.channels.truncate(stage + 1);
+            }
+            // Stage 0 is the mean of the embeddings.
+            Encoder::EmbeddingBag(o) => o.widths.truncate(stage),
+        }
+        self
+    }
+}
+
 /// Options of the MLP.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -73,6 +73,15 @@ impl Optim {
         }
     }
 
+    /// The same optimizer with another peak learning rate.
+    pub fn with_lr(mut self, lr: f64) -> Self {
+        match &mut self {
+            Optim::Sgd(o) => o.lr = lr,
+            Optim::Adam(o) | Optim::Adamw(o) => o.lr = lr,
+        }
+        self
+    }
+
     /// Global norm to which the update is clipped.
     pub fn clip_norm(&self) -> Option<f64> {
         match self {

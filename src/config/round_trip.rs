@@ -198,6 +198,7 @@ fn config() -> impl Strategy<Value = Config> {
         Just(Mix::Uniform),
         number().prop_map(|t| Mix::Temperature(Temperature { t })),
         btree_map("[a-z]{1,5}", number(), 0..3).prop_map(Mix::Weights),
+        text().prop_map(Mix::Only),
     ];
     let encoder = prop_oneof![
         vec(any::<usize>(), 0..3).prop_map(|widths| Encoder::Mlp(Mlp { widths, ..Mlp::default() })),

@@ -34,14 +34,17 @@ impl Sampler {
         }
         let pooled = batch.mix == Mix::Uniform;
         let weights = weights(&batch.mix, sources)?;
-        let total = batch.per_task * sizes.len();
+        let total = match batch.mix {
+            Mix::Only(_) => batch.per_task,
+            _ => batch.per_task * sizes.len(),
+        };
         if total == 0 {
             return Err(DataError::Unfit("a step would take no sample; `batch.per_task` must be at least 1".into()));
         }
         let counts = match batch.mix {
             Mix::Uniform => vec![total],
             Mix::Balanced => vec![batch.per_task; sizes.len()],
-            Mix::Proportional | Mix::Temperature(_) | Mix::Weights(_) => apportion(total, &weights),
+            Mix::Proportional | Mix::Temperature(_) | Mix::Weights(_) | Mix::Only(_) => apportion(total, &weights),
         };
         let pool: usize = sizes.iter().zip(&weights).filter(|(_, w)| **w > 0.0).map(|(size, _)| size).sum();
         if pooled && pool > u32::MAX as usize {
@@ -59,6 +62,14 @@ impl Sampler {
     /// Samples of a global step, over all sources and ranks.
     pub fn samples_per_step(&self) -> usize {
         self.counts.iter().sum()
+    }
+
+    /// Samples of one source in a global step; with [`Mix::Uniform`] their mean number.
+    pub fn samples_of(&self, source: usize) -> f64 {
+        match (self.pooled, self.sizes.iter().sum::<usize>()) {
+            (true, pool) => self.counts[0] as f64 * self.sizes[source] as f64 / pool as f64,
+            (false, _) => self.counts[source] as f64,
+        }
     }
 
     /// The rows of a global step in the order drawn, as (source, rows); sources without a draw are left out.
@@ -120,6 +131,13 @@ fn weights(mix: &Mix, sources: &[(&str, usize)]) -> Result<Vec<f64>, DataError> 
         Mix::Balanced | Mix::Uniform => return Ok(vec![1.0; sources.len()]),
         Mix::Proportional => return Ok(sources.iter().map(|(_, size)| *size as f64).collect()),
         Mix::Temperature(o) => return Ok(sources.iter().map(|(_, size)| (*size as f64).powf(1.0 / o.t)).collect()),
+        Mix::Only(only) => {
+            let weights: Vec<f64> = sources.iter().map(|(name, _)| f64::from(u8::from(name == only))).collect();
+            if weights.iter().all(|w| *w == 0.0) {
+                return Err(DataError::Unfit(format!("`batch.mix.only`: there is no source `{only}`")));
+            }
+            return Ok(weights);
+        }
         Mix::Weights(weights) => weights,
     };
     if let Some(name) = weights.keys().find(|name| !sources.iter().any(|(source, _)| source == name)) {
@@ -214,6 +232,27 @@ mod tests {
         assert_eq!(sampler(Mix::Balanced, 4, &[10, 31]).unwrap().steps_per_epoch(), 6);
         let s = sampler(weights(&[("a", 1.0), ("b", 0.0)]), 4, &[10, 1000]).unwrap();
         assert_eq!((s.steps_per_epoch(), s.samples_per_step()), (2, 8));
+    }
+
+    #[test]
+    fn one_source_alone_gives_the_samples_that_it_gives_among_others() {
+        let mut alone = sampler(Mix::Only("b".into()), 4, &[10, 30, 5]).unwrap();
+        let mut among = sampler(Mix::Balanced, 4, &[10, 30, 5]).unwrap();
+        for step in 0..20 {
+            assert_eq!(alone.rows(step), [among.rows(step)[1].clone()]);
+        }
+        assert_eq!((alone.steps_per_epoch(), alone.samples_per_step()), (8, 4));
+        let message = sampler(Mix::Only("x".into()), 4, &[10, 30]).unwrap_err().to_string();
+        assert_eq!(message, "`batch.mix.only`: there is no source `x`");
+    }
+
+    #[test]
+    fn samples_of_a_source_add_up_to_those_of_the_step() {
+        let of = |mix, source| sampler(mix, 10, &[60, 30, 10]).unwrap().samples_of(source);
+        assert_eq!([0, 1, 2].map(|s| of(Mix::Proportional, s)), [18.0, 9.0, 3.0]);
+        assert_eq!([0, 1, 2].map(|s| of(Mix::Uniform, s)), [18.0, 9.0, 3.0]);
+        assert_eq!([0, 1, 2].map(|s| of(Mix::Balanced, s)), [10.0; 3]);
+        assert_eq!([0, 1, 2].map(|s| of(Mix::Only("a".into()), s)), [10.0, 0.0, 0.0]);
     }
 
     fn mixes() -> impl Strategy<Value = Mix> {

@@ -73,6 +73,9 @@ fn to_f64(t: &Tensor) -> Vec<f64> {
 }
 
 fn judge_part(model: &Model, losses: &[Box<dyn TaskLoss>], infos: &[TaskInfo], part: &Part, judges: &mut [Judge]) {
+    if part.targets.iter().all(|t| t.n_labelled == 0) {
+        return;
+    }
     let stages = model.represent(&part.inputs, false);
     for target in part.targets.iter().filter(|t| t.n_labelled > 0) {
         let (task, loss) = (target.task, losses[target.task].as_ref());

@@ -11,15 +11,20 @@ pub(super) fn check(config: &Config) -> Checked {
     at.then("accumulate").within(batch.accumulate as u64, 1, 1 << 20)?;
     at.then("prefetch").within(batch.prefetch as u64, 0, 1 << 16)?;
     let at = at.then("mix");
+    let sources: Vec<&str> = config.data.sources.iter().map(|(name, _)| name.as_str()).collect();
     match &batch.mix {
         Mix::Balanced | Mix::Proportional | Mix::Uniform => Ok(()),
         Mix::Temperature(o) => {
             let message = format!("must be at least 1, found {}", o.t);
             at.then("temperature").then("t").need(o.t >= 1.0 && o.t.is_finite(), message)
         }
+        Mix::Only(name) if sources.contains(&name.as_str()) => Ok(()),
+        Mix::Only(name) => {
+            let fault = at.then("only").fault(format!("no source is called {}", quote(name)));
+            Err(hints::similar(fault, name, &sources))
+        }
         Mix::Weights(weights) => {
             let at = at.then("weights");
-            let sources: Vec<&str> = config.data.sources.iter().map(|(name, _)| name.as_str()).collect();
             named(&at, weights, "source", &sources)?;
             for source in sources {
                 let fault = at.fault(format!("source `{source}` has no weight"));
