@@ -8,6 +8,7 @@ mod model;
 mod source;
 mod task;
 mod training;
+mod weighting;
 
 use super::Config;
 use super::fault::{Fault, quote};
