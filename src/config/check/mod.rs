@@ -3,6 +3,7 @@
 //! Nothing here needs data or devices. A file per part of the configuration; each fault names its keys, from which
 //! [`super::load`] finds line and column.
 
+mod active;
 mod batch;
 mod model;
 mod source;

@@ -6,6 +6,7 @@ use super::{At, Checked, MANY};
 
 pub(super) fn check(config: &Config) -> Checked {
     super::weighting::check(config)?;
+    super::active::check(config)?;
     optim(&At::key("optim"), &config.optim)?;
     schedule(&At::key("schedule"), config)?;
     train(&At::key("train"), &config.train)?;

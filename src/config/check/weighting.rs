@@ -93,6 +93,9 @@ mod tests {
             "weighting={pbi: {theta: 1, ideal: {hours: 0.1}}}",
             "weighting={go4align: {groups: 1, step_size: 0}}",
             "weighting={ldc_mtl: {lambda: 0.1, normalize: none, tau: ones}}",
+            "tasks=alternating",
+            "tasks={grouped: {groups: [[income, hours], [hours]]}}",
+            "tasks={curriculum: {income: {from: 5}, hours: {until: 9}}}",
         ];
         for choice in choices {
             let config = with(choice).unwrap_or_else(|e| panic!("{choice}: {e}"));
@@ -118,6 +121,10 @@ mod tests {
             ("weighting={pbi: {theta: -1}}", "must be 0 or greater"),
             ("weighting={go4align: {groups: 0}}", "must be at least 1"),
             ("weighting={ldc_mtl: {lr: 0}}", "must be greater than 0"),
+            ("tasks={alternating: {every: 0}}", "must be at least 1"),
+            ("tasks=grouped", "missing field `groups`"),
+            ("tasks={grouped: {groups: [[income]]}}", "task `hours` is in no group"),
+            ("tasks={curriculum: {income: {from: 1}, hours: {from: 2}}}", "no task is active in step 0"),
         ];
         for (set, expected) in refused {
             let message = with(set).map_or_else(|e| e.to_string(), |_| "accepted".into());
