@@ -14,6 +14,7 @@ pub mod cross;
 pub mod explicit;
 pub mod global;
 mod gram;
+pub mod schedule;
 pub mod shard;
 mod smooth;
 pub mod solver;
@@ -25,6 +26,7 @@ pub use gram::{Gram, NotFinite};
 use crate::config::{self, Gradients};
 use crate::rng::{Stream, rng};
 use cross::CrossView;
+use schedule::TaskSchedule;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use smooth::Smooth;
@@ -35,6 +37,7 @@ use weighting::{Moment, Weighting};
 pub struct Balancer {
     weighting: Box<dyn Weighting>,
     surgery: Surgery,
+    schedule: TaskSchedule,
     /// By group of layers.
     smooth: Vec<Smooth>,
     /// The last coefficients of surgery by group and task, for the steps that do not run it.
@@ -92,6 +95,7 @@ impl Balancer {
         Balancer {
             weighting: weighting::build(&config.weighting, tasks),
             surgery: surgery::build(&config.surgery, tasks.len(), n_groups),
+            schedule: TaskSchedule::build(&config.tasks, tasks),
             smooth: vec![Smooth::new(config.smoothing, tasks.len()); n_groups],
             kept: vec![vec![1.0; tasks.len()]; n_groups],
             every: config.every.max(1),
@@ -100,6 +104,11 @@ impl Balancer {
             seed,
             steps_per_epoch,
         }
+    }
+
+    /// Which tasks take part in step `step`, `[T]`; the others are as without labels.
+    pub fn active(&self, step: u64) -> Vec<bool> {
+        self.schedule.active(step)
     }
 
     /// What step `step` has to compute. Steps count from 0.

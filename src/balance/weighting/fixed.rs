@@ -1,6 +1,6 @@
 //! Constant weights: 1 for all tasks (equal weighting, linear scalarisation), or given by the user.
 
-use super::{Moment, Weighting};
+use super::{Moment, Weighting, by_task};
 use crate::config::Named;
 
 /// Weights that never change.
@@ -15,7 +15,7 @@ impl Fixed {
 
     /// Weights by name; tasks that are not named have 1.
     pub fn named(tasks: &[String], by_name: &Named) -> Self {
-        Fixed(tasks.iter().map(|task| by_name.get(task).copied().unwrap_or(1.0)).collect())
+        Fixed(by_task(tasks, by_name, 1.0))
     }
 }
 

@@ -1,8 +1,10 @@
 //! Section `balance`: weighting and surgery.
 
+mod schedule;
 mod surgery;
 mod weighting;
 
+pub use schedule::*;
 pub use surgery::*;
 pub use weighting::*;
 
@@ -16,6 +18,8 @@ pub struct Balance {
     pub weighting: Weighting,
     /// What is done about conflicting gradients.
     pub surgery: Surgery,
+    /// Which tasks take part in a step.
+    pub tasks: ActiveTasks,
     /// Whether weights scale the heads' own gradients too; default: with surgery no, without it yes.
     pub scale_heads: Option<bool>,
     /// Steps from one run of surgery to the next; the steps between keep its coefficients and cost one backward.
@@ -33,6 +37,7 @@ impl Default for Balance {
         Balance {
             weighting: Weighting::default(),
             surgery: Surgery::default(),
+            tasks: ActiveTasks::default(),
             scale_heads: None,
             every: 1,
             scope: Scope::default(),

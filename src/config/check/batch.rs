@@ -1,6 +1,6 @@
 //! Section `batch`: size and mixture.
 
-use super::super::fault::{any_of, quote};
+use super::super::fault::{Fault, any_of, quote};
 use super::super::{Config, Mix, Named, hints};
 use super::{At, Checked, MANY};
 
@@ -39,16 +39,22 @@ pub(super) fn check(config: &Config) -> Checked {
 pub(super) fn named(at: &At, weights: &Named, what: &str, known: &[&str]) -> Checked {
     for (name, weight) in weights {
         let at = at.then(name);
-        if !known.contains(&name.as_str()) {
-            let fault = at.fault(format!("no {what} is called {}", quote(name))).on_key();
-            return Err(match hints::nearest(name, known) {
-                Some(near) => fault.hint(format!("did you mean `{near}`?")),
-                None => fault.hint(format!("expected {}", any_of(known))),
-            });
-        }
+        known_name(&at, name, what, known).map_err(Fault::on_key)?;
         at.not_negative(*weight)?;
     }
     at.need(!weights.is_empty(), format_args!("needs weights by {what}"))?;
     let positive = known.iter().any(|name| weights.get(*name).is_none_or(|weight| *weight > 0.0));
     at.need(positive, "must not all be 0")
+}
+
+/// A key that names one of the known.
+pub(super) fn known_name(at: &At, name: &str, what: &str, known: &[&str]) -> Checked {
+    if known.contains(&name) {
+        return Ok(());
+    }
+    let fault = at.fault(format!("no {what} is called {}", quote(name)));
+    Err(match hints::nearest(name, known) {
+        Some(near) => fault.hint(format!("did you mean `{near}`?")),
+        None => fault.hint(format!("expected {}", any_of(known))),
+    })
 }

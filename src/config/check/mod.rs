@@ -3,12 +3,14 @@
 //! Nothing here needs data or devices. A file per part of the configuration; each fault names its keys, from which
 //! [`super::load`] finds line and column.
 
+mod active;
 mod batch;
 mod model;
 mod shard_methods;
 mod source;
 mod task;
 mod training;
+mod weighting;
 
 use super::Config;
 use super::fault::{Fault, quote};

@@ -8,6 +8,12 @@ use super::{At, Checked, MANY, shard_methods};
 pub(super) fn check(config: &Config) -> Checked {
     weighting(config)?;
     shard_methods::check(config)?;
+use super::super::{Adam, Config, Optim, Schedule, Sgd, Train, hints};
+use super::{At, Checked, MANY};
+
+pub(super) fn check(config: &Config) -> Checked {
+    super::weighting::check(config)?;
+    super::active::check(config)?;
     optim(&At::key("optim"), &config.optim)?;
     schedule(&At::key("schedule"), config)?;
     train(&At::key("train"), &config.train)?;
