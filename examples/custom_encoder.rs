@@ -150,7 +150,7 @@ fn train(comm: &dyn Collective) -> Result<Trained> {
     })?;
     let losses = losses();
     // One backward per task proves that what the encoder declared with `stage` is what its graph does.
-    probe_scopes(&model.params, &forward(&model, &losses, &batch(0, comm), true).terms)?;
+    probe_scopes(&model.params, &forward(&model, &losses, &batch(0, comm), &vec![true; losses.len()], true).terms)?;
 
     let recipe = Recipe {
         tasks: tasks.into_iter().map(|task| task.name).collect(),

@@ -122,11 +122,6 @@ impl Balancer {
         }
     }
 
-    /// Tasks that take part in this step `[T]`.
-    pub fn active(&self, _step: u64) -> Vec<bool> {
-        vec![true; self.kept[0].len()]
-    }
-
     /// Whether the weights of a step depend on the losses of the same step.
     pub fn needs_losses(&self) -> bool {
         self.weighting.needs_losses()

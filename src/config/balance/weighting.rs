@@ -18,26 +18,6 @@ pub enum Weighting {
     ScaleInvariant,
     /// Uncertainty weighting: learned log-variances (Kendall et al., 2018).
     Uncertainty(Uncertainty),
-    /// Weights that a second batch learns, one step ahead (Auto-Lambda, Liu et al., 2022).
-    AutoLambda(AutoLambda),
-}
-
-/// Options of Auto-Lambda.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct AutoLambda {
-    /// Learning rate of the weights (Adam).
-    pub lr: f64,
-    /// Weights at the start.
-    pub init: f64,
-    /// Tasks whose losses the weights are to lower; none: all.
-    pub primary: Vec<String>,
-}
-
-impl Default for AutoLambda {
-    fn default() -> Self {
-        AutoLambda { lr: 1e-3, init: 0.1, primary: Vec::new() }
-    }
     /// Dynamic weight average: by the ratio of the last two epochs' losses (Liu et al., 2019).
     Dwa(Dwa),
     /// The geometric mean of the losses (Chennupati et al., 2019).
@@ -56,6 +36,8 @@ impl Default for AutoLambda {
     Go4align(Go4Align),
     /// Loss discrepancy control (Xiao et al., 2025).
     LdcMtl(LdcMtl),
+    /// Weights that a second batch learns, one step ahead (Auto-Lambda, Liu et al., 2022).
+    AutoLambda(AutoLambda),
 }
 
 /// Options of uncertainty weighting.
@@ -261,4 +243,22 @@ pub enum Tau {
     Weights,
     /// 1.
     Ones,
+}
+
+/// Options of Auto-Lambda.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AutoLambda {
+    /// Learning rate of the weights (Adam).
+    pub lr: f64,
+    /// Weights at the start.
+    pub init: f64,
+    /// Tasks whose losses the weights are to lower; none: all.
+    pub primary: Vec<String>,
+}
+
+impl Default for AutoLambda {
+    fn default() -> Self {
+        AutoLambda { lr: 1e-3, init: 0.1, primary: Vec::new() }
+    }
 }

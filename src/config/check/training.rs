@@ -1,19 +1,13 @@
 //! Sections `balance`, `optim`, `schedule`, `train`, `checkpoint` and `log`.
 
 use super::super::fault::{any_of, quote};
-use super::super::{Adam, Config, Optim, Schedule, Sgd, Train, Weighting, hints};
-use super::batch::named;
-use super::{At, Checked, MANY, shard_methods};
-
-pub(super) fn check(config: &Config) -> Checked {
-    weighting(config)?;
-    shard_methods::check(config)?;
 use super::super::{Adam, Config, Optim, Schedule, Sgd, Train, hints};
 use super::{At, Checked, MANY};
 
 pub(super) fn check(config: &Config) -> Checked {
     super::weighting::check(config)?;
     super::active::check(config)?;
+    super::shard_methods::check(config)?;
     optim(&At::key("optim"), &config.optim)?;
     schedule(&At::key("schedule"), config)?;
     train(&At::key("train"), &config.train)?;
@@ -22,33 +16,6 @@ pub(super) fn check(config: &Config) -> Checked {
     At::key("checkpoint").then("keep").within(config.checkpoint.keep as u64, 1, MANY)?;
     At::key("log").then("every").within(config.log.every, 1, MANY)?;
     At::key("log").then("image_every").within(config.log.image_every, 0, MANY)
-}
-
-fn weighting(config: &Config) -> Checked {
-    let at = At::key("balance").then("weighting");
-    match &config.balance.weighting {
-        Weighting::Equal => Ok(()),
-        Weighting::Fixed(weights) => {
-            let tasks: Vec<&str> = config.tasks.iter().map(|(name, _)| name.as_str()).collect();
-            named(&at.then("fixed"), weights, "task", &tasks)
-        }
-        Weighting::AutoLambda(o) => {
-            let at = at.then("auto_lambda");
-            at.then("lr").positive(o.lr)?;
-            at.then("init").positive(o.init)?;
-            for (i, name) in o.primary.iter().enumerate() {
-                let known = config.tasks.iter().any(|(task, _)| task == name);
-                at.then("primary").then(i).need(known, format!("no task is called {}", quote(name)))?;
-            }
-            Ok(())
-        }
-        Weighting::Uncertainty(o) => {
-            let at = at.then("uncertainty");
-            at.then("lr").positive(o.lr)?;
-            let message = format!("must be between -20 and 20, found {}", o.init);
-            at.then("init").need((-20.0..=20.0).contains(&o.init), message)
-        }
-    }
 }
 
 fn optim(at: &At, optim: &Optim) -> Checked {

@@ -30,6 +30,13 @@ pub(super) fn check(config: &Config) -> Checked {
             at.then("gamma").not_negative(o.gamma)?;
             names(&at.then("min_losses"), &o.min_losses, &tasks)
         }
+        Weighting::AutoLambda(o) => {
+            let at = at.then("auto_lambda");
+            at.then("lr").positive(o.lr)?;
+            at.then("init").positive(o.init)?;
+            let primary = at.then("primary");
+            o.primary.iter().enumerate().try_for_each(|(i, name)| known_name(&primary.then(i), name, "task", &tasks))
+        }
         Weighting::Cosmos(o) => {
             let at = at.then("cosmos");
             at.then("lambda").not_negative(o.lambda)?;
