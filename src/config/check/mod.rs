@@ -3,6 +3,7 @@
 //! Nothing here needs data or devices. A file per part of the configuration; each fault names its keys, from which
 //! [`super::load`] finds line and column.
 
+mod balance;
 mod batch;
 mod model;
 mod source;
@@ -27,6 +28,7 @@ pub(super) fn run(config: &Config) -> Checked {
     task::check(config)?;
     batch::check(config)?;
     model::check(config)?;
+    balance::check(config)?;
     training::check(config)
 }
 
