@@ -90,6 +90,9 @@ pub trait ShardSurgery<F: Real> {
 pub fn build<F: Real>(config: &config::Surgery, n_tasks: usize, n: usize) -> Option<Box<dyn ShardSurgery<F>>> {
     let _ = (n_tasks, n);
     match config {
-        _ => None,
+        config::Surgery::None | config::Surgery::Pcgrad => None,
+        config::Surgery::Gradvac(_) | config::Surgery::ImtlG | config::Surgery::AlignedMtl(_) => None,
+        config::Surgery::Config | config::Surgery::Krum(_) | config::Surgery::Gradnorm(_) => None,
+        config::Surgery::Sdmgrad(_) | config::Surgery::Modo(_) => None,
     }
 }
