@@ -118,9 +118,18 @@ fn everything() -> Vec<Config> {
         "balance.surgery=moco",
         "balance.surgery=db_mtl",
         "batch.mix={only: census}",
+        "balance.surgery=gradvac",
+        "balance.surgery=imtl_g",
+        "balance.surgery=aligned_mtl",
+        "balance.surgery=config",
+        "balance.surgery=gradnorm",
     ];
     let load_set = |set: &&str| load(Path::new(BASE), &[set.to_string()]).unwrap();
     configs.extend(sets.iter().map(load_set));
+    let third = ["tasks.rich={source: census, target: rich, kind: binary}", "balance.surgery=krum"];
+    configs.push(load(Path::new(BASE), &third.map(String::from)).unwrap());
+    let modo = ["batch.accumulate=3", "balance.surgery=modo"];
+    configs.push(load(Path::new(BASE), &modo.map(String::from)).unwrap());
     let text = ["data.sources.census={csv: {train: a.csv, text: [words]}}", "model.encoder=embedding_bag"];
     configs.push(load(Path::new(BASE), &text.map(String::from)).unwrap());
     configs

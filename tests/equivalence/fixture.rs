@@ -23,6 +23,11 @@ pub fn one_source(balance: &config::Balance) -> bool {
 
 pub fn config(balance: &str, optim: &str, reduction: &str) -> Config {
     let two = if balance.contains("representation") { "one" } else { "two" };
+    let accumulate = match balance {
+        _ if balance.contains("sdmgrad") || balance.contains("modo") => 3,
+        _ if balance.contains("auto_lambda") => 2,
+        _ => 1,
+    };
     let text = format!(
         "run: {{name: test, seed: 3}}
 data: {{sources: {{one: {{csv: {{train: one.csv, numeric: [x]}}}}, two: {{csv: {{train: two.csv, numeric: [x]}}}}}}}}
@@ -33,6 +38,7 @@ tasks:
   d: {{source: {two}, target: [d, e], kind: {{multilabel: {{}}}}}}
 model: {{encoder: {{mlp: {{widths: [8, 5]}}}}}}
 train: {{steps: 10}}
+batch: {{accumulate: {accumulate}}}
 balance: {balance}
 optim: {optim}
 comm: {{reduction: {reduction}}}

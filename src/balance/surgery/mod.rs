@@ -1,7 +1,20 @@
 //! Gradient surgery on the Gram matrix, a file per method: what is done about conflicting task gradients.
 
+mod aligned_mtl;
+mod con_fig;
+mod equiangular;
+mod gradnorm;
+mod gradvac;
+mod imtl_g;
+mod krum;
 mod pcgrad;
 
+pub use aligned_mtl::{AlignedMtl, aligned_mtl};
+pub use con_fig::{ConFig, con_fig};
+pub use gradnorm::GradNorm;
+pub use gradvac::GradVac;
+pub use imtl_g::{ImtlG, imtl_g};
+pub use krum::{Krum, krum};
 pub use pcgrad::{PcGrad, pcgrad};
 
 use super::{Gram, cross};
@@ -57,11 +70,18 @@ pub trait GramSurgery {
 
 /// The configured surgery for `n_tasks` tasks and `n_groups` groups of layers.
 pub fn build(config: &config::Surgery, n_tasks: usize, n_groups: usize) -> Surgery {
-    let _ = n_tasks;
     let gram = |make: &dyn Fn() -> Box<dyn GramSurgery>| Surgery::Gram((0..n_groups).map(|_| make()).collect());
     match config {
         config::Surgery::None => Surgery::None,
         config::Surgery::Pcgrad => gram(&|| Box::new(PcGrad)),
+        config::Surgery::Gradvac(o) => gram(&|| Box::new(GradVac::new(o, n_tasks))),
+        config::Surgery::ImtlG => gram(&|| Box::new(ImtlG)),
+        config::Surgery::AlignedMtl(o) => gram(&|| Box::new(AlignedMtl::new(o))),
+        config::Surgery::Config => gram(&|| Box::new(ConFig)),
+        config::Surgery::Krum(o) => gram(&|| Box::new(Krum::new(o))),
+        config::Surgery::Gradnorm(o) => gram(&|| Box::new(GradNorm::new(o, n_tasks))),
+        config::Surgery::Sdmgrad(o) => Surgery::Cross(Box::new(cross::SdmGrad::new(o, n_tasks))),
+        config::Surgery::Modo(o) => Surgery::Cross(Box::new(cross::MoDo::new(o, n_tasks))),
         config::Surgery::Graddrop(_) | config::Surgery::TrimmedMean(_) => Surgery::Shard,
         config::Surgery::ExcessMtl(_) | config::Surgery::Moco(_) | config::Surgery::DbMtl(_) => Surgery::Shard,
     }
@@ -73,8 +93,10 @@ pub fn build(config: &config::Surgery, n_tasks: usize, n_groups: usize) -> Surge
 pub(crate) mod testing {
     use super::*;
     use crate::balance::gram::dot;
+    use crate::balance::solver::eigen::Eigen;
     use crate::rng::{Stream, rng};
     use proptest::prelude::*;
+    use rand::RngExt;
 
     /// The Gram matrix of the rows of `j`.
     pub fn gram_of(j: &[Vec<f64>]) -> Gram {
@@ -102,6 +124,38 @@ pub(crate) mod testing {
     pub fn relative(got: &[f64], want: &[f64]) -> f64 {
         let scale = want.iter().fold(f64::MIN_POSITIVE, |m, x| m.max(x.abs()));
         got.iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max) / scale
+    }
+
+    /// Matrices of 1 to `most` tasks, with gradients that are linearly independent by a margin.
+    pub fn independent(most: usize) -> impl Strategy<Value = Vec<Vec<f64>>> {
+        let rows = (1..=most).prop_flat_map(|t| prop::collection::vec(prop::collection::vec(-1.0f64..1.0, t + 2), t));
+        rows.prop_filter("independent", |j| {
+            let values = Eigen::of(&gram_of(j).cosines()).values;
+            values[values.len() - 1] > 1e-6
+        })
+    }
+
+    /// Steps on changing gradients and losses; a second instance that takes over the state from text midway goes on with
+    /// the same bits.
+    pub fn steps_with(make: &dyn Fn() -> Box<dyn GramSurgery>, n_tasks: usize) {
+        let step = |method: &mut dyn GramSurgery, step: u64| {
+            let mut draw = rng(7, Stream::Init, step, 0);
+            let mut vector = |n: usize| -> Vec<f64> { (0..n).map(|_| draw.random_range(-1.0..1.0)).collect() };
+            let j: Vec<Vec<f64>> = (0..n_tasks).map(|_| vector(4)).collect();
+            let losses: Vec<f64> = vector(n_tasks).iter().map(|x| 1.5 + x).collect();
+            let tasks: Vec<usize> = (0..n_tasks).collect();
+            let view = View { gram: &gram_of(&j), losses: &losses, tasks: &tasks, step };
+            method.coefficients(&view, &mut rng(1, Stream::Surgery, step, 0))
+        };
+        let mut first = make();
+        (0..5).for_each(|k| drop(step(first.as_mut(), k)));
+        let text = serde_json::to_string(&first.save()).unwrap();
+        let (mut second, mut fresh) = (make(), make());
+        second.load(&serde_json::from_str(&text).unwrap()).unwrap();
+        let after = |method: &mut dyn GramSurgery| -> Vec<Vec<f64>> { (5..10).map(|k| step(method, k)).collect() };
+        let expected = after(first.as_mut());
+        assert_eq!(after(second.as_mut()), expected);
+        assert_ne!(after(fresh.as_mut()), expected, "the state matters");
     }
 
     /// Matrices of 1 to 5 tasks and 1 to 6 parameters.

@@ -51,7 +51,11 @@ impl Balance {
     /// Independent batches into which the rows of a step are divided, for methods that need several; `batch.accumulate` is a
     /// multiple of it.
     pub fn independent_batches(&self) -> usize {
-        if matches!(self.weighting, Weighting::AutoLambda(_)) { 2 } else { 1 }
+        match (self.surgery.kind(), &self.weighting) {
+            (SurgeryKind::Cross, _) => INDEPENDENT_BATCHES,
+            (_, Weighting::AutoLambda(_)) => 2,
+            _ => 1,
+        }
     }
 
     /// Whether heads are scaled by the weights.

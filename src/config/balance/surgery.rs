@@ -1,6 +1,7 @@
 //! `balance.surgery`: what is done about conflicting gradients.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// What is done about conflicting gradients.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -12,7 +13,23 @@ pub enum Surgery {
     // By what they need: the Gram matrix,
     /// Projecting conflicting gradients (Yu et al., 2020).
     Pcgrad,
+    /// Gradient Vaccine: cosines are raised to their running means (Wang et al., 2021).
+    Gradvac(Gradvac),
+    /// IMTL-G: equal projections on all gradients (Liu et al., 2021).
+    ImtlG,
+    /// Aligned-MTL: gradients made orthogonal and of one length (Senushkin et al., 2023).
+    AlignedMtl(AlignedMtl),
+    /// ConFIG: the direction with equal cosines to all gradients (Liu et al., 2024).
+    Config,
+    /// Krum and Multi-Krum: the gradients with the closest neighbours (Blanchard et al., 2017).
+    Krum(Krum),
+    /// GradNorm: weights learned so that gradients have balanced norms (Chen et al., 2018).
+    Gradnorm(Gradnorm),
     // three independent batches,
+    /// SDMGrad: minimal norm near the mean gradient, without the bias of one batch (Xiao et al., 2023).
+    Sdmgrad(Sdmgrad),
+    /// MoDo: weights that follow the minimal norm, without the bias of one batch (Chen et al., 2023).
+    Modo(Modo),
     // the task gradients themselves.
     /// Gradient sign dropout: a random sign per coordinate, likelier that of the larger part (Chen et al., 2020).
     Graddrop(GradDrop),
@@ -24,6 +41,149 @@ pub enum Surgery {
     Moco(MoCo),
     /// Gradients of log losses, averaged over steps, made equally long (Lin et al., 2023).
     DbMtl(DbMtl),
+}
+
+/// What a surgery has to see of the gradients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SurgeryKind {
+    /// Nothing: there is no surgery.
+    None,
+    /// Their inner products, in one batch.
+    Gram,
+    /// Their inner products between [`INDEPENDENT_BATCHES`] batches.
+    Cross,
+    /// Themselves.
+    Shard,
+}
+
+/// Independent batches that surgeries of [`SurgeryKind::Cross`] divide a step into.
+pub const INDEPENDENT_BATCHES: usize = 3;
+
+impl Surgery {
+    /// What it has to see of the gradients.
+    pub fn kind(&self) -> SurgeryKind {
+        match self {
+            Surgery::None => SurgeryKind::None,
+            Surgery::Pcgrad => SurgeryKind::Gram,
+            Surgery::Gradvac(_) | Surgery::ImtlG | Surgery::AlignedMtl(_) | Surgery::Config => SurgeryKind::Gram,
+            Surgery::Krum(_) | Surgery::Gradnorm(_) => SurgeryKind::Gram,
+            Surgery::Sdmgrad(_) | Surgery::Modo(_) => SurgeryKind::Cross,
+            Surgery::Graddrop(_) | Surgery::TrimmedMean(_) => SurgeryKind::Shard,
+            Surgery::ExcessMtl(_) | Surgery::Moco(_) | Surgery::DbMtl(_) => SurgeryKind::Shard,
+        }
+    }
+
+    /// Its name, as written in the configuration.
+    pub fn name(&self) -> String {
+        match serde_json::to_value(self) {
+            Ok(Value::String(name)) => name,
+            Ok(Value::Object(options)) => options.keys().next().cloned().unwrap_or_default(),
+            _ => String::new(),
+        }
+    }
+}
+
+/// Options of Gradient Vaccine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Gradvac {
+    /// Share of the newest cosine in the running means; 0: the targets stay 0, as in PCGrad.
+    pub beta: f64,
+}
+
+impl Default for Gradvac {
+    fn default() -> Self {
+        Gradvac { beta: 0.5 }
+    }
+}
+
+/// Options of Aligned-MTL.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AlignedMtl {
+    /// The common length of the aligned gradients.
+    pub scale: AlignedScale,
+}
+
+/// The common length of aligned gradients, from the singular values of their matrix.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum AlignedScale {
+    /// The smallest, as in the paper.
+    #[default]
+    Min,
+    /// The median.
+    Median,
+    /// The root of the mean square.
+    Rmse,
+}
+
+/// Options of Krum.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Krum {
+    /// How many gradients may be arbitrarily wrong, `f`; at most the number of tasks less 3.
+    pub n_byzantine: usize,
+    /// How many gradients are chosen, `m`: 1 is Krum, more is Multi-Krum.
+    pub n_selected: usize,
+}
+
+impl Default for Krum {
+    fn default() -> Self {
+        Krum { n_byzantine: 1, n_selected: 1 }
+    }
+}
+
+/// Options of GradNorm.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Gradnorm {
+    /// How strongly tasks that train slower than others are helped; 0: equal norms for all.
+    pub alpha: f64,
+    /// Learning rate of the weights.
+    pub lr: f64,
+}
+
+impl Default for Gradnorm {
+    fn default() -> Self {
+        Gradnorm { alpha: 1.5, lr: 0.025 }
+    }
+}
+
+/// Options of SDMGrad.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sdmgrad {
+    /// Pull towards the mean gradient; 0: minimal norm alone.
+    pub lambda: f64,
+    /// Learning rate of the weights, for products whose mean norm is 1.
+    pub lr: f64,
+    /// Momentum of the weights within a step.
+    pub momentum: f64,
+    /// Iterations of the weights per step.
+    pub iterations: usize,
+}
+
+impl Default for Sdmgrad {
+    fn default() -> Self {
+        Sdmgrad { lambda: 0.3, lr: 10.0, momentum: 0.5, iterations: 20 }
+    }
+}
+
+/// Options of MoDo.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Modo {
+    /// Learning rate of the weights, in units of 1 / (squared norm of gradients).
+    pub gamma: f64,
+    /// Regularisation of the weights towards equal ones, in units of a squared norm of gradients.
+    pub rho: f64,
+}
+
+impl Default for Modo {
+    fn default() -> Self {
+        Modo { gamma: 0.1, rho: 0.1 }
+    }
 }
 
 /// Options of gradient sign dropout.

@@ -4,6 +4,7 @@
 //! [`super::load`] finds line and column.
 
 mod active;
+mod balance;
 mod batch;
 mod model;
 mod shard_methods;
@@ -30,6 +31,7 @@ pub(super) fn run(config: &Config) -> Checked {
     task::check(config)?;
     batch::check(config)?;
     model::check(config)?;
+    balance::check(config)?;
     training::check(config)
 }
 
