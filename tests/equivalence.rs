@@ -73,7 +73,7 @@ fn train<F: TorchReal + Number>(config: &Config, comm: &dyn Collective, accumula
     let mut learner = learner::<F>(config, comm);
     let mut coef = Vec::new();
     for step in 0..STEPS {
-        let report = learner.step(step, 0.05, &slice(step, comm.world(), accumulate, &config.balance), comm).unwrap();
+        let report = learner.step(step, 0.05, &slice(step, comm.world(), accumulate, config), comm).unwrap();
         assert_eq!(report.refused, None);
         coef = report.coefficients.mean().unwrap_or_default();
     }

@@ -16,13 +16,19 @@ use tch::{Device, Kind, Tensor};
 pub const DIM: usize = 6;
 pub const CLASSES: i64 = 3;
 
-/// Balancing on the representation wants all tasks on one source: their gradients meet at samples.
-pub fn one_source(balance: &config::Balance) -> bool {
-    balance.gradients == config::Gradients::Representation
+/// Whether all tasks are on one source, as balancing on the representation wants it: gradients meet at samples.
+pub fn one_source(config: &Config) -> bool {
+    config.tasks.iter().all(|(_, task)| task.source == config.tasks[0].1.source)
 }
 
+/// The configuration of these choices.
 pub fn config(balance: &str, optim: &str, reduction: &str) -> Config {
-    let two = if balance.contains("representation") { "one" } else { "two" };
+    config_on(balance.contains("representation"), balance, optim, reduction)
+}
+
+/// As [`config`], with all tasks on one source, or on two.
+pub fn config_on(one_source: bool, balance: &str, optim: &str, reduction: &str) -> Config {
+    let two = if one_source { "one" } else { "two" };
     let accumulate = match balance {
         _ if balance.contains("sdmgrad") || balance.contains("modo") => 3,
         _ if balance.contains("auto_lambda") => 2,
@@ -70,10 +76,10 @@ pub fn global_batch(step: u64) -> [Samples; 2] {
 }
 
 /// The part of a rank, cut into micro-batches.
-pub fn slice(step: u64, world: World, accumulate: usize, balance: &config::Balance) -> Vec<Batch> {
+pub fn slice(step: u64, world: World, accumulate: usize, config: &Config) -> Vec<Batch> {
     let samples = global_batch(step);
-    let one_source = one_source(balance);
-    let independent = balance.independent_batches();
+    let one_source = one_source(config);
+    let independent = config.balance.independent_batches();
     let micros = (0..independent).flat_map(|b| (0..accumulate).map(move |k| (b, k)));
     micros
         .map(|(b, k)| {

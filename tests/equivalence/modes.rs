@@ -1,6 +1,6 @@
 //! What the modes of balancing compute, against updates put together from single-task gradients.
 
-use super::fixture::{config, learner, one_source, slice};
+use super::fixture::{config, config_on, learner, one_source, slice};
 use polytask::balance::Gram;
 use polytask::balance::surgery::pcgrad;
 use polytask::comm::Solo;
@@ -20,7 +20,7 @@ fn flat(learner: &Learner<f64>) -> Vec<f64> {
 /// One step of plain gradient descent with learning rate 1: the update, and the report's mean coefficients.
 fn update(learner: &mut Learner<f64>, config: &Config, step: u64) -> (Vec<f64>, Vec<f64>) {
     let before = flat(learner);
-    let batches = slice(step, World::SOLO, 1, &config.balance);
+    let batches = slice(step, World::SOLO, 1, config);
     let report = learner.step(step, 1.0, &batches, &Solo).unwrap();
     assert_eq!(report.refused, None);
     let moved = before.iter().zip(flat(learner)).map(|(a, b)| a - b).collect();
@@ -30,10 +30,8 @@ fn update(learner: &mut Learner<f64>, config: &Config, step: u64) -> (Vec<f64>, 
 /// The update of a fresh learner's first step under some weights, heads unweighted.
 fn weighted(weights: &[f64], like: &Config) -> Vec<f64> {
     let named: Vec<String> = TASKS.iter().zip(weights).map(|(t, w)| format!("{t}: {w}")).collect();
-    let representation = if one_source(&like.balance) { "representation" } else { "parameters" };
-    let balance =
-        format!("{{weighting: {{fixed: {{{}}}}}, scale_heads: false, gradients: {representation}}}", named.join(", "));
-    let config = config(&balance, PLAIN, "sharded");
+    let balance = format!("{{weighting: {{fixed: {{{}}}}}, scale_heads: false}}", named.join(", "));
+    let config = config_on(one_source(like), &balance, PLAIN, "sharded");
     update(&mut learner::<f64>(&config, &Solo), &config, 0).0
 }
 
@@ -116,7 +114,7 @@ fn auto_lambda_follows_the_gradient_of_the_step_ahead() {
     let config = config("{weighting: {auto_lambda: {lr: 1e-3, init: 0.5, primary: [b, c]}}}", PLAIN, "sharded");
     let mut learner = learner::<f64>(&config, &Solo);
     let start = flat(&learner);
-    let batches = slice(0, World::SOLO, 1, &config.balance);
+    let batches = slice(0, World::SOLO, 1, &config);
     let (first, second) = batches.split_at(1);
     let step = gradient(&[0.5; 4], first, &start);
     let ahead: Vec<f64> = start.iter().zip(&step).map(|(p, g)| p - LR * g).collect();

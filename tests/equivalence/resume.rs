@@ -18,7 +18,7 @@ fn nothing_fitted() -> Fitted {
 
 fn steps(learner: &mut Learner<f64>, config: &Config, steps: std::ops::Range<u64>, comm: &dyn Collective) {
     for step in steps {
-        let report = learner.step(step, 0.05, &slice(step, comm.world(), 1, &config.balance), comm).unwrap();
+        let report = learner.step(step, 0.05, &slice(step, comm.world(), 1, config), comm).unwrap();
         assert_eq!(report.refused, None);
     }
 }
