@@ -27,12 +27,7 @@ const LOSSES: Method = Method {
 
 const GRAM: Method = Method { kind: Kind::Gram, losses: Losses::Ignored, cost: "T backwards", ..LOSSES };
 
-const BATCHES: Method = Method {
-    kind: Kind::Batches,
-    cost: "T backwards on each third of the batch",
-    promises: Promises { scale: Scale::Unpromised, ..NOTHING },
-    ..GRAM
-};
+const BATCHES: Method = Method { kind: Kind::Batches, cost: "T backwards on each third of the batch", ..GRAM };
 
 const SHARD: Method = Method { kind: Kind::Shard, cost: "T backwards, passes over the shard", ..GRAM };
 
@@ -389,10 +384,9 @@ pub static METHODS: &[Method] = &[
             2023,
             "2210.12624",
         ),
-        rule: "Y follows g_t L_t / |g_t|; c <- softmax(c - gamma (Y Y^T + rho I) c); d = Y^T c",
-        losses: Losses::Positive,
+        rule: "Y follows g; c <- simplex(c - gamma (Y Y^T + rho I) c); d = Y^T c",
         state: "tracked gradients, [T, P/W]; coefficients, [T]",
-        promises: Promises { scale: Scale::Invariant, task_scale: true, ..NOTHING },
+        promises: Promises { scale: Scale::Unpromised, ..NOTHING },
         ..SHARD
     },
     Method {
