@@ -99,17 +99,21 @@ static ENTRIES: &[Entry] = &[
 ];
 
 /// Adam on two numbers, with its usual constants.
-#[derive(Default)]
 struct Adam {
     first: [f64; 2],
     second: [f64; 2],
-    steps: i32,
+    /// The decay rates to the power of the steps taken.
+    decayed: [f64; 2],
 }
 
 impl Adam {
+    fn new() -> Self {
+        Adam { first: [0.0; 2], second: [0.0; 2], decayed: [1.0; 2] }
+    }
+
     fn step(&mut self, x: &mut [f64; 2], gradient: [f64; 2]) {
-        self.steps += 1;
-        let (corrected1, corrected2) = (1.0 - 0.9f64.powi(self.steps), 1.0 - 0.999f64.powi(self.steps));
+        self.decayed = [0.9 * self.decayed[0], 0.999 * self.decayed[1]];
+        let [corrected1, corrected2] = self.decayed.map(|decayed| 1.0 - decayed);
         for k in 0..2 {
             self.first[k] = 0.9 * self.first[k] + 0.1 * gradient[k];
             self.second[k] = 0.999 * self.second[k] + 0.001 * gradient[k] * gradient[k];
@@ -132,7 +136,7 @@ fn run(entry: &Entry, start: usize, clip: Option<f64>) -> Result<Run> {
     let config = with_tasks(entry.label, &numbered(2), &sets)?.balance;
     let mut balancing = Explicit::new(&config, 2, 2, start as u64, STEPS_PER_EPOCH);
     let seen = |losses: [f64; 2]| if entry.moved { [losses[0] - FLOOR[0], losses[1] - FLOOR[1]] } else { losses };
-    let (mut x, mut adam) = (STARTS[start], Adam::default());
+    let (mut x, mut adam) = (STARTS[start], Adam::new());
     let mut path = vec![x];
     let mut early = false;
     let mut jacobian = vec![vec![0.0; 2]; 2];
