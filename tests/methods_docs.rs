@@ -44,7 +44,7 @@ fn table() -> String {
             let cells = [
                 format!("`{}`", method.name),
                 about.collect::<Vec<_>>().join("; "),
-                method.needs().to_owned(),
+                method.needs(),
                 keeps.to_owned(),
                 method.cost.to_owned(),
                 method.promises.words().join("; "),

@@ -103,7 +103,7 @@ fn sheet(method: &Method, width: usize) -> Result<String> {
         }
     }
     row("rule", method.rule);
-    row("needs", method.needs());
+    row("needs", &method.needs());
     row("keeps", if method.state.is_empty() { "nothing" } else { method.state });
     row("cost", method.cost);
     row("promises", &method.promises.words().join("; "));

@@ -46,9 +46,10 @@ pub fn with_tasks(name: &str, tasks: &[String], overrides: &[String]) -> Result<
     // A JSON string is a YAML string in double quotes.
     let quoted = |task: &String| serde_json::Value::from(task.as_str()).to_string();
     let task = |task: &String| format!("  {}: {{source: s, target: y, kind: regression}}\n", quoted(task));
+    // Six micro-batches divide into two and into three independent batches, for methods that need them.
     let text = format!(
         "run: {{name: balance}}\ndata: {{sources: {{s: {{csv: {{train: a.csv, numeric: [x]}}}}}}}}\n\
-         tasks:\n{}model: {{encoder: mlp}}\ntrain: {{epochs: 1}}\n",
+         tasks:\n{}batch: {{accumulate: 6}}\nmodel: {{encoder: mlp}}\ntrain: {{epochs: 1}}\n",
         tasks.iter().map(task).collect::<String>()
     );
     load_str(name, &text, overrides)

@@ -18,6 +18,7 @@ const LOSSES: Method = Method {
     paper: None,
     rule: "",
     losses: Losses::Positive,
+    more: "",
     state: "",
     cost: "one backward",
     promises: NOTHING,
@@ -27,7 +28,12 @@ const LOSSES: Method = Method {
 
 const GRAM: Method = Method { kind: Kind::Gram, losses: Losses::Ignored, cost: "T backwards", ..LOSSES };
 
-const BATCHES: Method = Method { kind: Kind::Batches, cost: "T backwards on each third of the batch", ..GRAM };
+const BATCHES: Method = Method {
+    kind: Kind::Batches,
+    more: "3 independent batches",
+    cost: "T backwards on each third of the batch",
+    ..GRAM
+};
 
 const SHARD: Method = Method { kind: Kind::Shard, cost: "T backwards, passes over the shard", ..GRAM };
 
@@ -132,8 +138,8 @@ pub static METHODS: &[Method] = &[
             2024,
             "2402.19078",
         ),
-        rule: "gradient of mu logsumexp(log(L / nadir) / mu), after a warm-up that finds the nadir",
-        state: "sums of losses of the warm-up, nadir, [T]",
+        rule: "gradient of T mu logsumexp(log(L / nadir) / mu); during the warm-up, which finds the nadir, of sum log L",
+        state: "sums of losses of the warm-up's last epoch, nadir, [T]",
         ..LOSSES
     },
     Method {
@@ -170,8 +176,8 @@ pub static METHODS: &[Method] = &[
         name: "go4align",
         what: "weights by groups of tasks with alike loss trajectories",
         paper: paper("Shen et al.", "GO4Align: Group Optimization for Multi-Task Alignment", 2024, "2404.06486"),
-        rule: "tasks are clustered by their risk indicators; a task weighs as its group does",
-        state: "loss trajectories and group weights, [T]",
+        rule: "k-means groups indicators p_t sum L / L_t, p_t <- p_t exp(-step_size L_t); w_t is the mean of t's group",
+        state: "logarithms of p, [T]",
         ..LOSSES
     },
     Method {
@@ -183,8 +189,20 @@ pub static METHODS: &[Method] = &[
             2025,
             "2502.08585",
         ),
-        rule: "router weights w minimise sum_t |w_t L_t - w_(t+1) L_(t+1)|, as a penalty on the weighted loss",
-        state: "router parameters and first losses, [T]",
+        rule: "gradient of sum_t s_t l_t + lambda sum_t |s_t l_t - s_(t+1) l_(t+1)|, l = L / first L, s = softmax(learned)",
+        state: "logits, Adam's moments, first losses, [T]",
+        promises: Promises { order: Order::Listed, ..NOTHING },
+        ..LOSSES
+    },
+    Method {
+        name: "auto_lambda",
+        what: "weights that a second batch learns, one step ahead",
+        paper: paper("Liu et al.", "Auto-Lambda: Disentangling Dynamic Task Relationships", 2022, "2202.03091"),
+        rule: "w follows the gradient of the primary tasks' losses on other data after a step along sum_t w_t g_t",
+        losses: Losses::Ignored,
+        more: "2 independent batches",
+        state: "weights and Adam's moments, [T]",
+        cost: "one backward, and two more with two forwards on half of the batch",
         ..LOSSES
     },
     Method {
@@ -243,7 +261,7 @@ pub static METHODS: &[Method] = &[
         what: "impartial gradients: equal projections on every task",
         paper: IMTL,
         rule: "d . g_t / |g_t| alike for all t, sum c = 1",
-        promises: Promises { descends: Descends::TwoTasks, task_scale: true, ..NOTHING },
+        promises: Promises { descends: Descends::Always, task_scale: true, ..NOTHING },
         ..GRAM
     },
     Method {
@@ -313,8 +331,7 @@ pub static METHODS: &[Method] = &[
         ),
         rule: "c minimises sum_t |c_t |g_t| - mean(c |g|) r_t^alpha|, r_t = (L_t / L_t(0)) / mean; sum c = T",
         losses: Losses::Positive,
-        state: "coefficients, their optimizer's moments, first losses, [T]",
-        promises: Promises { scale: Scale::Unpromised, ..NOTHING },
+        state: "coefficients, first losses, [T]",
         ..GRAM
     },
     Method {
@@ -326,7 +343,7 @@ pub static METHODS: &[Method] = &[
             2023,
             "2305.18409",
         ),
-        rule: "c by projected descent on J_1 J_2^T; d = (J_3^T c + lambda g_0) / (1 + lambda)",
+        rule: "c by projected descent along J_1 J_2^T (c + lambda / T); d = J_3^T (c + lambda / T) / (1 + lambda)",
         state: "coefficients, [T]",
         ..BATCHES
     },
@@ -341,6 +358,7 @@ pub static METHODS: &[Method] = &[
         ),
         rule: "c <- simplex(c - gamma (J_1 J_2^T c + rho c)); d = J_3^T c",
         state: "coefficients, [T]",
+        promises: Promises { scale: Scale::Unpromised, ..NOTHING },
         ..BATCHES
     },
     Method {
@@ -394,7 +412,7 @@ pub static METHODS: &[Method] = &[
         what: "dual balancing: logarithms of losses, equal gradient norms",
         paper: paper("Lin et al.", "Dual-Balancing for Multi-Task Learning", 2023, "2308.12029"),
         rule: "Y follows g_t / L_t; d = sum_t (max_s |Y_s| / |Y_t|) Y_t",
-        losses: Losses::Positive,
+        losses: Losses::AnySign,
         state: "tracked gradients, [T, P/W]",
         promises: Promises { task_scale: true, ..NOTHING },
         ..SHARD

@@ -27,6 +27,8 @@ pub struct Method {
     pub rule: &'static str,
     /// What it makes of the losses.
     pub losses: Losses,
+    /// What it needs besides; empty: nothing.
+    pub more: &'static str,
     /// What it remembers from step to step, and saves in checkpoints; empty: nothing.
     pub state: &'static str,
     /// What a step costs.
@@ -131,6 +133,8 @@ pub enum Order {
     Equivariant,
     /// Draws go by it: another order is another draw.
     Random,
+    /// The method itself goes by it.
+    Listed,
 }
 
 /// The method of this name.
@@ -217,20 +221,20 @@ impl Method {
     }
 
     /// What it needs to see, in words.
-    pub fn needs(&self) -> &'static str {
-        match (self.kind, self.losses) {
-            (Kind::Losses, Losses::Ignored) => "nothing",
-            (Kind::Losses, Losses::AnySign) => "losses",
-            (Kind::Losses, Losses::Positive) => "positive losses",
-            (Kind::Gram, Losses::Ignored) => "Gram matrix",
-            (Kind::Gram, Losses::AnySign) => "Gram matrix, losses",
-            (Kind::Gram, Losses::Positive) => "Gram matrix, positive losses",
-            (Kind::Batches, _) => "gradients of 3 independent batches",
-            (Kind::Shard, Losses::Ignored) => "task gradients",
-            (Kind::Shard, Losses::AnySign) => "task gradients, losses",
-            (Kind::Shard, Losses::Positive) => "task gradients, positive losses",
-            (Kind::Wrapper, _) => "what the method inside needs",
-        }
+    pub fn needs(&self) -> String {
+        let gradients = match self.kind {
+            Kind::Losses | Kind::Batches => "",
+            Kind::Gram => "Gram matrix",
+            Kind::Shard => "task gradients",
+            Kind::Wrapper => "what the method inside needs",
+        };
+        let losses = match self.losses {
+            Losses::Ignored => "",
+            Losses::AnySign => "losses",
+            Losses::Positive => "positive losses",
+        };
+        let needs: Vec<&str> = [gradients, losses, self.more].into_iter().filter(|need| !need.is_empty()).collect();
+        if needs.is_empty() { "nothing".into() } else { needs.join(", ") }
     }
 }
 
@@ -259,6 +263,7 @@ impl Promises {
         match self.order {
             Order::Equivariant => words.push("free of the order of tasks"),
             Order::Random => words.push("draws from the run's seed and the step"),
+            Order::Listed => words.push("goes by the order of tasks"),
         }
         words
     }
