@@ -19,11 +19,8 @@ fn paper(method: &Method) -> String {
 }
 
 fn options(method: &Method) -> String {
-    if method.by_task {
-        return "a number by task".into();
-    }
-    if method.kind == Kind::Wrapper {
-        return String::new();
+    if !method.given.is_empty() {
+        return method.given.into();
     }
     let options = method.options().unwrap();
     let one = |(name, value): &(String, serde_json::Value)| format!("`{name}: {}`", value.to_string().replace('"', ""));

@@ -103,7 +103,7 @@ impl BalanceArgs {
             let bare =
                 !self.options.iter().any(|option| option_of(option, chosen).is_some_and(|(m, _)| m == method.name));
             match (bare, method.kind.key()) {
-                (false, Some(key)) if method.by_task => overrides.push(format!("{key}.{}={{}}", method.name)),
+                (false, Some(key)) if !method.given.is_empty() => overrides.push(format!("{key}.{}={{}}", method.name)),
                 _ => overrides.extend(method.overrides()),
             }
         }

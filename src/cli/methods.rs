@@ -68,11 +68,8 @@ fn list(width: usize) -> Result<String> {
 
 /// `lr: 0.025, init: 0.0`; `None` for methods without options.
 fn options(method: &Method) -> Result<Option<String>> {
-    if method.by_task {
-        return Ok(Some("a number by task".into()));
-    }
-    if method.kind == Kind::Wrapper {
-        return Ok(Some(method.sets.join(", ")));
+    if !method.given.is_empty() {
+        return Ok(Some(method.given.into()));
     }
     let options: Vec<String> =
         method.options()?.iter().map(|(name, value)| format!("{name}: {}", plain(value))).collect();
@@ -130,7 +127,7 @@ fn object(method: &Method) -> Result<Value> {
         "cost": method.cost,
         "promises": method.promises.words(),
         "options": options,
-        "options_by_task": method.by_task,
+        "options_in_words": (!method.given.is_empty()).then_some(method.given),
         "overrides": method.overrides(),
     }))
 }

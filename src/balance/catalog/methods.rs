@@ -22,7 +22,7 @@ const LOSSES: Method = Method {
     state: "",
     cost: "one backward",
     promises: NOTHING,
-    by_task: false,
+    given: "",
     sets: &[],
 };
 
@@ -38,6 +38,8 @@ const BATCHES: Method = Method {
 const SHARD: Method = Method { kind: Kind::Shard, cost: "T backwards, passes over the shard", ..GRAM };
 
 const WRAPPER: Method = Method { kind: Kind::Wrapper, ..GRAM };
+
+const TURNS: Promises = Promises { order: Order::Listed, ..NOTHING };
 
 const fn paper(authors: &'static str, title: &'static str, year: u16, arxiv: &'static str) -> Option<Paper> {
     Some(Paper { authors, title, year, arxiv })
@@ -63,7 +65,7 @@ pub static METHODS: &[Method] = &[
         what: "weights given by task",
         rule: "w_t as given, 1 for tasks that are not named",
         losses: Losses::Ignored,
-        by_task: true,
+        given: "a weight by task",
         sets: &["balance.weighting.fixed={'0': 1}"],
         ..LOSSES
     },
@@ -442,11 +444,32 @@ pub static METHODS: &[Method] = &[
         ..WRAPPER
     },
     Method {
-        name: "task_schedule",
-        what: "tasks that take part in some steps only",
-        rule: "a task that is not active has no row in J and weight 0",
-        cost: "less: tasks that are not active cost nothing",
-        sets: &["tasks.0.from_step=10"],
+        name: "alternating",
+        what: "one task at a time",
+        rule: "step k has task (k / every) mod T alone",
+        cost: "less: only active tasks are computed",
+        promises: TURNS,
+        sets: &["balance.tasks=alternating"],
+        ..WRAPPER
+    },
+    Method {
+        name: "grouped",
+        what: "groups of tasks take turns",
+        rule: "step k has the tasks of group (k / every) mod (number of groups)",
+        cost: "less: only active tasks are computed",
+        promises: TURNS,
+        given: "groups: lists of tasks; every: 1",
+        sets: &["balance.tasks.grouped.groups=[['0'], ['1']]"],
+        ..WRAPPER
+    },
+    Method {
+        name: "curriculum",
+        what: "tasks enter and leave at given steps",
+        rule: "step k has the tasks with from <= k < until",
+        cost: "less: only active tasks are computed",
+        promises: TURNS,
+        given: "from: 0 and until, by task",
+        sets: &["balance.tasks.curriculum={'0': {from: 10}}"],
         ..WRAPPER
     },
 ];
