@@ -7,8 +7,8 @@
 use polytask::balance::global::{GramSum, Sums};
 use polytask::balance::{Balancer, Gram};
 use polytask::comm::reduce::{Reducer, SegmentRows};
-use polytask::comm::{Collective, Solo, Threads};
-use polytask::config::{Balance, Reduction, Surgery, Weighting};
+use polytask::comm::{Collective, Solo, Threads, agree_on_sum};
+use polytask::config::{Balance, Reduction, Surgery, Weighting, with_tasks};
 
 /// Task gradients of one sample on each rank.
 const LOCAL: [[[f64; 2]; 2]; 2] = [[[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [-5.0, 0.0]]];
@@ -74,4 +74,46 @@ fn global_surgery_leaves_alone_what_only_noise_of_a_rank_makes_a_conflict() {
         averaged.iter().zip([1.0025, 0.0748]).all(|(d, e)| (d - e).abs() < 1e-4),
         "projected for noise: {averaged:?}"
     );
+}
+
+/// The global mean loss of one task from this rank's sum and count, the way of a real step.
+fn global_loss(sum: f64, count: f64, comm: &dyn Collective) -> f64 {
+    let mut sums = [sum, count];
+    agree_on_sum(comm, &mut sums).unwrap();
+    sums[0] / sums[1]
+}
+
+#[test]
+fn a_masked_mean_divides_by_the_global_count() {
+    // Mean losses 2 and 1, over 10 and 90 valid pixels.
+    let (means, counts) = ([2.0, 1.0], [10.0, 90.0]);
+    let global = Threads::run(2, |comm| {
+        let rank = comm.world().rank;
+        global_loss(means[rank] * counts[rank], counts[rank], &comm)
+    });
+    assert_eq!(global, [1.1, 1.1]);
+    assert_eq!((means[0] + means[1]) / 2.0, 1.5, "what an average over ranks makes of it");
+}
+
+#[test]
+fn a_rank_without_a_label_takes_nothing_from_the_mean() {
+    let (sums, counts) = ([0.0, 6.0], [0.0, 3.0]);
+    let global = Threads::run(2, |comm| global_loss(sums[comm.world().rank], counts[comm.world().rank], &comm));
+    assert_eq!(global, [2.0, 2.0]);
+}
+
+#[test]
+fn weights_of_log_losses_are_those_of_the_global_loss() {
+    // One sample on each rank, with losses 0.2 and 2 of task 1 and equal gradients.
+    let tasks = ["1".to_string(), "2".to_string()];
+    let config = with_tasks("test", &tasks, &["balance.weighting=scale_invariant".into()]).unwrap().balance;
+    let losses = [0.2, 2.0];
+    let weight = |comm: &dyn Collective, loss: f64| {
+        let loss = global_loss(loss, 1.0, comm);
+        Balancer::build(&config, &tasks, 1, 0, 1).weights(&[Some(loss), Some(1.0)], 0)[0]
+    };
+    let global = Threads::run(2, |comm| weight(&comm, losses[comm.world().rank]));
+    assert!(global.iter().all(|w| (w - 1.0 / 1.1).abs() < 1e-12), "{global:?}");
+    let averaged = (weight(&Solo, losses[0]) + weight(&Solo, losses[1])) / 2.0;
+    assert!((averaged - 2.75).abs() < 1e-12, "three times as much: {averaged}");
 }

@@ -10,6 +10,7 @@
 //! | Gram matrices of independent batches | [`cross`] | `T` backwards on each third of the batch |
 //! | the gradients themselves | [`shard`] | `T` backwards, and passes over the shard |
 
+pub mod catalog;
 pub mod cross;
 pub mod explicit;
 pub mod global;

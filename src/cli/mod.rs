@@ -1,10 +1,12 @@
 //! The subcommands of the program, a file each.
 
+pub mod balance;
 pub mod bench;
 pub mod check;
 mod compare;
 pub mod doctor;
 mod eval;
+mod methods;
 mod predict;
 mod restored;
 mod text;
@@ -54,6 +56,10 @@ enum Command {
     Check(check::CheckArgs),
     /// Time training steps and their phases; writes nothing
     Bench(bench::BenchArgs),
+    /// List the balancing methods with their options and defaults, or print all about one
+    Methods(methods::MethodsArgs),
+    /// Balance a Jacobian from a file (.npy): coefficients, direction and conflicts of any method
+    Balance(balance::BalanceArgs),
     /// Look for what is wrong with libtorch, CUDA, NCCL, MPI, cores and disks, and say how to mend it
     Doctor,
 }
@@ -87,6 +93,8 @@ impl Arguments {
             Command::Predict(args) => args.run(),
             Command::Check(args) => args.run(),
             Command::Bench(args) => args.run(),
+            Command::Methods(args) => args.run(),
+            Command::Balance(args) => args.run(),
             Command::Doctor => doctor::run(),
         }
     }

@@ -34,6 +34,21 @@ pub fn table(header: &[&str], rows: &[Vec<String>], left: usize) -> String {
     line(header.to_vec()) + &body.collect::<String>()
 }
 
+/// The words of a text in lines of at most `width` columns, longer only for longer words.
+pub fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
 /// `1234567` as `1,234,567`.
 pub fn count(n: usize) -> String {
     let digits = n.to_string();
@@ -49,6 +64,13 @@ pub fn number(x: Option<f64>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_are_filled_and_long_words_stand_alone() {
+        assert_eq!(wrap("a bb ccc dddddd e", 6), ["a bb", "ccc", "dddddd", "e"]);
+        assert_eq!(wrap("abcdefgh i", 4), ["abcdefgh", "i"]);
+        assert!(wrap("  ", 4).is_empty());
+    }
 
     #[test]
     fn columns_are_aligned() {

@@ -39,6 +39,11 @@ pub(super) fn similar(fault: Fault, name: &str, known: &[&str]) -> Fault {
     }
 }
 
+/// A line with the known name that is nearest to `name`; empty when none is near enough to be meant.
+pub fn did_you_mean(name: &str, known: &[&str]) -> String {
+    nearest(name, known).map(|best| format!("\nhint: did you mean `{best}`?")).unwrap_or_default()
+}
+
 /// The known name nearest to `name`, when one is near enough to be meant.
 pub(super) fn nearest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
     const LONGEST: usize = 64;

@@ -18,9 +18,7 @@ use super::cells::count;
 use super::names;
 use super::open;
 use crate::data::DataError;
-#[cfg(doc)]
-use crate::data::table::Role;
-use crate::data::table::{Cells, Table, Wanted};
+use crate::data::table::{Cells, Role, Table, Wanted};
 use raw::RawArray;
 use std::path::{Path, PathBuf};
 
@@ -65,6 +63,23 @@ pub fn parse(bytes: &[u8], path: &Path, format: Format, wanted: &[Wanted]) -> Re
 /// When the file is damaged.
 pub fn columns(bytes: &[u8], path: &Path, format: Format) -> Result<Vec<String>, DataError> {
     Ok(File::open(bytes, path, format)?.names())
+}
+
+/// Shape and values of the one array of an `npy` file, row by row: finite numbers of any type.
+///
+/// # Errors
+/// [`DataError`] with file and row.
+pub fn numbers(path: &Path) -> Result<(Vec<usize>, Vec<f64>), DataError> {
+    let failed = |source| DataError::Io { path: path.display().to_string(), source };
+    let bytes = std::fs::read(path).map_err(failed)?;
+    if bytes.is_empty() {
+        return Err(DataError::file(path, "the file is empty"));
+    }
+    let array = npy::parse(&bytes).map_err(|message| DataError::file(path, message))?;
+    match array.cells(Role::Number).map_err(|fault| fault.in_file(path))? {
+        Cells::Numbers { values, .. } => Ok((array.shape, values)),
+        _ => Err(DataError::file(path, "holds no numbers")),
+    }
 }
 
 /// Reads the files of a split as the module says.

@@ -61,11 +61,14 @@ impl Fault {
     }
 
     pub fn error(self, path: &Path, name: &str) -> DataError {
+        self.in_file(path).in_column(name)
+    }
+
+    pub fn in_file(self, path: &Path) -> DataError {
         match self.row {
             Some(row) => DataError::row(path, row, self.message),
             None => DataError::file(path, self.message),
         }
-        .in_column(name)
     }
 }
 
