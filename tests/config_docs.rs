@@ -126,7 +126,7 @@ fn everything() -> Vec<Config> {
     ];
     let load_set = |set: &&str| load(Path::new(BASE), &[set.to_string()]).unwrap();
     configs.extend(sets.iter().map(load_set));
-    let third = ["tasks.rich={source: census, target: rich, kind: binary}", "balance.surgery=krum"];
+    let third = ["tasks.rich={source: census, target: rich, kind: binary}", "balance.surgery.krum.n_byzantine=0"];
     configs.push(load(Path::new(BASE), &third.map(String::from)).unwrap());
     let modo = ["batch.accumulate=3", "balance.surgery=modo"];
     configs.push(load(Path::new(BASE), &modo.map(String::from)).unwrap());

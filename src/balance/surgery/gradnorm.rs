@@ -52,8 +52,9 @@ impl GradNorm {
     /// Relative rates `r_t ^ alpha` of these tasks.
     fn rates(&mut self, at: &View<'_>) -> Vec<f64> {
         let progress = at.tasks.iter().zip(at.losses).map(|(&t, &loss)| {
-            let first = *self.state[t].first.get_or_insert(loss);
-            (first > 0.0 && loss >= 0.0).then(|| (loss / first).min(MOST))
+            let first = &mut self.state[t].first;
+            *first = first.or(Some(loss).filter(|loss| loss.is_finite()));
+            first.filter(|&first| first > 0.0 && loss >= 0.0).map(|first| (loss / first).min(MOST))
         });
         let progress: Vec<Option<f64>> = progress.collect();
         let known = progress.iter().flatten();
@@ -211,6 +212,9 @@ mod tests {
                 assert!(w.iter().all(|w| *w > 0.0) && (w.iter().sum::<f64>() - 2.0).abs() < 1e-12, "{j:?} {w:?}");
             }
         }
+        let mut method = gradnorm(1.5, 0.025, 2);
+        run_with(&mut method, &[vec![1.0], vec![2.0]], &[f64::NAN, f64::INFINITY]);
+        assert!(method.state.iter().all(|s| s.first.is_none() && s.weight > 0.0), "{method:?}");
         let mut alone = gradnorm(1.5, 0.025, 1);
         (0..9).for_each(|_| {
             run(&mut alone, &[vec![7.0]]);

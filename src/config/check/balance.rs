@@ -60,7 +60,7 @@ fn options(at: &At, surgery: &Surgery, n_tasks: usize) -> Checked {
 fn krum(at: &At, o: &Krum, n_tasks: usize) -> Checked {
     at.need(n_tasks >= 3, format_args!("compares at least 3 tasks, found {n_tasks}"))?;
     let most = n_tasks - 3;
-    let message = format!("must be at most {most} for {n_tasks} tasks, found {}", o.n_byzantine);
+    let message = format!("for {n_tasks} tasks, `n_byzantine` must be at most {most}, found {}", o.n_byzantine);
     let fault = at.then("n_byzantine").fault(message);
     let hint =
         format!("write `krum: {{n_byzantine: {most}}}`, or fewer: choosing takes 3 more tasks than may be wrong");
@@ -189,7 +189,7 @@ train: {epochs: 1}
             (&["balance.surgery.gradvac.beta=1.5"][..], "beta=1.5: must be between 0 and 1, found 1.5"),
             (&["balance.surgery.gradnorm.alpha=-1"], "alpha=-1: must be 0 or greater, found -1"),
             (&["balance.surgery.gradnorm.lr=0"], "lr=0: must be greater than 0, found 0"),
-            (&["balance.surgery.krum.n_byzantine=2"], "n_byzantine=2: must be at most 1 for 4 tasks, found 2"),
+            (&["balance.surgery.krum.n_byzantine=2"], "for 4 tasks, `n_byzantine` must be at most 1, found 2"),
             (&["balance.surgery.krum.n_selected=5"], "n_selected=5: must be at most 4, found 5"),
             (&["balance.surgery.krum.n_selected=0"], "n_selected=0: must be at least 1, found 0"),
             (&["balance.surgery.sdmgrad.lambda=-1"], "lambda=-1: must be 0 or greater"),
