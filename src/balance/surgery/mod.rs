@@ -1,21 +1,33 @@
 //! Gradient surgery on the Gram matrix, a file per method: what is done about conflicting task gradients.
 
 mod aligned_mtl;
+mod cagrad;
 mod con_fig;
+mod dualproj;
 mod equiangular;
+mod fairgrad;
 mod gradnorm;
 mod gradvac;
 mod imtl_g;
 mod krum;
+mod mgda;
+mod nash_mtl;
 mod pcgrad;
+mod upgrad;
 
 pub use aligned_mtl::{AlignedMtl, aligned_mtl};
+pub use cagrad::Cagrad;
 pub use con_fig::{ConFig, con_fig};
+pub use dualproj::DualProj;
+pub use fairgrad::FairGrad;
 pub use gradnorm::GradNorm;
 pub use gradvac::GradVac;
 pub use imtl_g::{ImtlG, imtl_g};
 pub use krum::{Krum, krum};
+pub use mgda::Mgda;
+pub use nash_mtl::NashMtl;
 pub use pcgrad::{PcGrad, pcgrad};
+pub use upgrad::UpGrad;
 
 use super::{Gram, cross};
 use crate::config;
@@ -74,6 +86,12 @@ pub fn build(config: &config::Surgery, n_tasks: usize, n_groups: usize) -> Surge
     match config {
         config::Surgery::None => Surgery::None,
         config::Surgery::Pcgrad => gram(&|| Box::new(PcGrad)),
+        config::Surgery::Mgda(o) => gram(&|| Box::new(Mgda::new(o))),
+        config::Surgery::Cagrad(o) => gram(&|| Box::new(Cagrad::new(o))),
+        config::Surgery::NashMtl(o) => gram(&|| Box::new(NashMtl::new(o, n_tasks))),
+        config::Surgery::Fairgrad(o) => gram(&|| Box::new(FairGrad::new(o))),
+        config::Surgery::Upgrad(o) => gram(&|| Box::new(UpGrad::new(o))),
+        config::Surgery::Dualproj(o) => gram(&|| Box::new(DualProj::new(o))),
         config::Surgery::Gradvac(o) => gram(&|| Box::new(GradVac::new(o, n_tasks))),
         config::Surgery::ImtlG => gram(&|| Box::new(ImtlG)),
         config::Surgery::AlignedMtl(o) => gram(&|| Box::new(AlignedMtl::new(o))),

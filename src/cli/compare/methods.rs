@@ -187,9 +187,10 @@ train: {steps: 1}
             "{}",
             found[1].folder
         );
-        let long =
-            parsed(&["{weighting: {uncertainty: {lr: 0.1, init: 1}}, smoothing: 0.5, every: 2, scale_heads: true}"])
-                .unwrap();
+        let long = parsed(&[
+            "{weighting: {uncertainty: {lr: 0.1, init: 1}}, smoothing: 0.5, gradients: parameters, scale_heads: true}",
+        ])
+        .unwrap();
         assert_eq!(long[1].folder.len(), LONGEST + 9);
     }
 

@@ -38,6 +38,15 @@ fn options(at: &At, surgery: &Surgery, n_tasks: usize) -> Checked {
             let message = format!("must be between 0 and 1, found {}", o.beta);
             at.then("beta").need((0.0..=1.0).contains(&o.beta), message)
         }
+        Surgery::Mgda(_) => Ok(()),
+        Surgery::Cagrad(o) => at.then("c").not_negative(o.c),
+        Surgery::NashMtl(o) => o.max_norm.map_or(Ok(()), |norm| at.then("max_norm").not_negative(norm)),
+        Surgery::Fairgrad(o) => {
+            let message = format!("must be between 0.01 and 100, found {}", o.alpha);
+            at.then("alpha").need((0.01..=100.0).contains(&o.alpha), message)
+        }
+        Surgery::Upgrad(o) => at.then("reg").not_negative(o.reg),
+        Surgery::Dualproj(o) => at.then("reg").not_negative(o.reg),
         Surgery::Krum(o) => krum(&at, o, n_tasks),
         Surgery::Gradnorm(o) => {
             at.then("alpha").not_negative(o.alpha)?;
