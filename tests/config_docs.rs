@@ -114,6 +114,12 @@ fn everything() -> Vec<Config> {
         "batch.mix=proportional",
         "batch.mix=uniform",
         "batch.mix={weights: {census: 1}}",
+        "balance.surgery=mgda",
+        "balance.surgery=cagrad",
+        "balance.surgery=nash_mtl",
+        "balance.surgery=fairgrad",
+        "balance.surgery=upgrad",
+        "balance.surgery=dualproj",
     ];
     let load_set = |set: &&str| load(Path::new(BASE), &[set.to_string()]).unwrap();
     configs.extend(sets.iter().map(load_set));

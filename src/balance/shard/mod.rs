@@ -91,5 +91,7 @@ pub fn build<F: Real>(config: &config::Surgery, n_tasks: usize, n: usize) -> Opt
     let _ = (n_tasks, n);
     match config {
         config::Surgery::None | config::Surgery::Pcgrad => None,
+        config::Surgery::Mgda(_) | config::Surgery::Cagrad(_) | config::Surgery::NashMtl(_) => None,
+        config::Surgery::Fairgrad(_) | config::Surgery::Upgrad(_) | config::Surgery::Dualproj(_) => None,
     }
 }

@@ -1,8 +1,20 @@
 //! Gradient surgery on the Gram matrix, a file per method: what is done about conflicting task gradients.
 
+mod cagrad;
+mod dualproj;
+mod fairgrad;
+mod mgda;
+mod nash_mtl;
 mod pcgrad;
+mod upgrad;
 
+pub use cagrad::Cagrad;
+pub use dualproj::DualProj;
+pub use fairgrad::FairGrad;
+pub use mgda::Mgda;
+pub use nash_mtl::NashMtl;
 pub use pcgrad::{PcGrad, pcgrad};
+pub use upgrad::UpGrad;
 
 use super::{Gram, cross};
 use crate::config;
@@ -57,11 +69,16 @@ pub trait GramSurgery {
 
 /// The configured surgery for `n_tasks` tasks and `n_groups` groups of layers.
 pub fn build(config: &config::Surgery, n_tasks: usize, n_groups: usize) -> Surgery {
-    let _ = n_tasks;
     let gram = |make: &dyn Fn() -> Box<dyn GramSurgery>| Surgery::Gram((0..n_groups).map(|_| make()).collect());
     match config {
         config::Surgery::None => Surgery::None,
         config::Surgery::Pcgrad => gram(&|| Box::new(PcGrad)),
+        config::Surgery::Mgda(c) => gram(&|| Box::new(Mgda::new(c))),
+        config::Surgery::Cagrad(c) => gram(&|| Box::new(Cagrad::new(c))),
+        config::Surgery::NashMtl(c) => gram(&|| Box::new(NashMtl::new(c, n_tasks))),
+        config::Surgery::Fairgrad(c) => gram(&|| Box::new(FairGrad::new(c))),
+        config::Surgery::Upgrad(c) => gram(&|| Box::new(UpGrad::new(c))),
+        config::Surgery::Dualproj(c) => gram(&|| Box::new(DualProj::new(c))),
     }
 }
 

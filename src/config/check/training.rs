@@ -1,12 +1,13 @@
 //! Sections `balance`, `optim`, `schedule`, `train`, `checkpoint` and `log`.
 
 use super::super::fault::{any_of, quote};
-use super::super::{Adam, Config, Optim, Schedule, Sgd, Train, Weighting, hints};
+use super::super::{Adam, Config, Optim, Schedule, Sgd, Surgery, Train, Weighting, hints};
 use super::batch::named;
 use super::{At, Checked, MANY};
 
 pub(super) fn check(config: &Config) -> Checked {
     weighting(config)?;
+    surgery(&config.balance.surgery)?;
     optim(&At::key("optim"), &config.optim)?;
     schedule(&At::key("schedule"), config)?;
     train(&At::key("train"), &config.train)?;
@@ -31,6 +32,23 @@ fn weighting(config: &Config) -> Checked {
             let message = format!("must be between -20 and 20, found {}", o.init);
             at.then("init").need((-20.0..=20.0).contains(&o.init), message)
         }
+    }
+}
+
+fn surgery(surgery: &Surgery) -> Checked {
+    let at = At::key("balance").then("surgery");
+    match surgery {
+        Surgery::None | Surgery::Pcgrad | Surgery::Mgda(_) => Ok(()),
+        Surgery::Cagrad(o) => at.then("cagrad").then("c").not_negative(o.c),
+        Surgery::NashMtl(o) => {
+            o.max_norm.map_or(Ok(()), |norm| at.then("nash_mtl").then("max_norm").not_negative(norm))
+        }
+        Surgery::Fairgrad(o) => {
+            let message = format!("must be between 0.01 and 100, found {}", o.alpha);
+            at.then("fairgrad").then("alpha").need((0.01..=100.0).contains(&o.alpha), message)
+        }
+        Surgery::Upgrad(o) => at.then("upgrad").then("reg").not_negative(o.reg),
+        Surgery::Dualproj(o) => at.then("dualproj").then("reg").not_negative(o.reg),
     }
 }
 
