@@ -132,7 +132,7 @@ fn path(solver: &mut Nnqp, gram: &Gram, size: f64, c: f64) -> Vec<f64> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{hard_jacobian, norms};
+    use super::super::testing::{forty, hard_jacobian, norms};
     use super::*;
     use proptest::prelude::*;
 
@@ -167,6 +167,25 @@ mod tests {
         // A zero gradient and one that the mean improves: nothing to do.
         assert_eq!(of(&[vec![0.0, 0.0], vec![1.0, 2.0]], 0.5), [0.0, 0.0]);
         assert_eq!(of(&[vec![0.0; 2], vec![1.0, 2.0], vec![0.0; 2]], 0.5), [0.0; 3]);
+    }
+
+    #[test]
+    fn forty_gradients() {
+        for (p, c) in [(20, 0.5), (60, 0.1), (60, 0.5), (60, 0.9)] {
+            let j = forty(p);
+            let v = of(&j, c);
+            let mean = combine(&j, &[1.0 / 40.0; 40]);
+            let z = combine(&j, &v);
+            let d: Vec<f64> = mean.iter().zip(&z).map(|(m, z)| m + z).collect();
+            let (length, radius) = (dot(&z, &z).sqrt(), c * dot(&mean, &mean).sqrt());
+            let sum: f64 = v.iter().sum();
+            let w: Vec<f64> = v.iter().map(|v| v / sum).collect();
+            let full = length > radius * (1.0 - 1e-9);
+            let wanted = if full { bound(&j, &w, c) } else { 0.0 };
+            assert!(length <= radius * (1.0 + 1e-9), "{p} {c}");
+            let worst = j.iter().map(|g| dot(g, &d)).fold(f64::INFINITY, f64::min);
+            assert!((worst - wanted).abs() < 1e-9, "{p} {c} {full} {worst} {wanted}");
+        }
     }
 
     proptest! {

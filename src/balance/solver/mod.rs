@@ -12,13 +12,13 @@
 
 mod ball;
 pub mod eigen;
-mod hull;
+mod min_norm;
 mod newton;
 mod nnqp;
 pub mod simplex;
 
 pub use ball::worst_in_ball;
-pub use hull::min_norm;
+pub use min_norm::min_norm;
 pub use newton::Fair;
 pub use nnqp::Nnqp;
 
@@ -64,6 +64,12 @@ pub(crate) mod testing {
             }
             j
         })
+    }
+
+    /// 40 rows of `p` columns that conflict in about half of all pairs.
+    pub fn forty(p: usize) -> Vec<Vec<f64>> {
+        let entry = |i: usize, k: usize| ((i * i + 17 * i * k + 3 * k) as f64).sin() + 0.02;
+        (0..40).map(|i| (0..p).map(|k| entry(i, k)).collect()).collect()
     }
 
     /// Norms of the rows.

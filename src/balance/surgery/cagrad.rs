@@ -47,7 +47,7 @@ impl GramSurgery for Cagrad {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{combine, relative, run};
+    use super::super::testing::{combine, jacobian, relative, run};
     use super::*;
     use crate::balance::gram::dot;
     use crate::balance::solver::testing::hard_jacobian;
@@ -101,6 +101,14 @@ mod tests {
             prop_assert!((ratio - 0.5).abs() < 1e-10, "{}", ratio);
             let worst = |d: &[f64]| j.iter().map(|g| dot(g, d)).fold(f64::INFINITY, f64::min);
             prop_assert!(worst(&d) >= worst(&mean) - 1e-12);
+        }
+
+        #[test]
+        fn the_order_of_tasks_does_not_matter(j in jacobian()) {
+            let at = |j: &[Vec<f64>]| combine(j, &run(&mut cagrad(0.4, CagradRescale::Square), j));
+            let reversed: Vec<Vec<f64>> = j.iter().rev().cloned().collect();
+            let (a, b) = (at(&reversed), at(&j));
+            prop_assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-6), "{:?} {:?}", a, b);
         }
     }
 }

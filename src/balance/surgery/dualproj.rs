@@ -47,7 +47,7 @@ impl GramSurgery for DualProj {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{combine, relative, run};
+    use super::super::testing::{combine, jacobian, relative, run};
     use super::*;
     use crate::balance::gram::dot;
     use crate::balance::solver::testing::{hard_jacobian, norms};
@@ -96,6 +96,14 @@ mod tests {
             let s = 2f64.powi(exponent);
             let scaled: Vec<Vec<f64>> = j.iter().map(|g| g.iter().map(|x| x * s).collect()).collect();
             prop_assert_eq!(run(&mut dualproj(1e-4), &scaled), run(&mut dualproj(1e-4), &j));
+        }
+
+        #[test]
+        fn the_order_of_tasks_does_not_matter(j in jacobian()) {
+            let at = |j: &[Vec<f64>]| combine(j, &run(&mut dualproj(1e-4), j));
+            let reversed: Vec<Vec<f64>> = j.iter().rev().cloned().collect();
+            let (a, b) = (at(&reversed), at(&j));
+            prop_assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-6), "{:?} {:?}", a, b);
         }
     }
 }

@@ -6,8 +6,8 @@
 //!
 //! Departures: the equation is solved to rounding (see [`Fair`]), not by a least-squares routine; the solution is
 //! unique. Tasks with a zero gradient do not take part: their coefficient is 0. Where a combination of gradients with
-//! positive coefficients vanishes there is no bounded solution; the diagonal of the cosines then counts `1e-10` more
-//! than 1, and large coefficients cancel in the direction.
+//! positive coefficients vanishes there is no bounded solution; the diagonal of the cosines then counts a little
+//! more than 1 (`1e-12` for `alpha` 1, `3e-11` for 2), and large coefficients cancel in the direction.
 
 use super::{GramSurgery, View};
 use crate::balance::solver::Fair;
@@ -39,7 +39,7 @@ mod tests {
     use super::super::NashMtl;
     use super::super::testing::{combine, relative, run};
     use super::*;
-    use crate::balance::solver::testing::{hard_jacobian, norms};
+    use crate::balance::solver::testing::hard_jacobian;
     use proptest::prelude::*;
 
     fn fairgrad(alpha: f64) -> FairGrad {
@@ -81,17 +81,21 @@ mod tests {
 
         #[test]
         fn the_scale_of_all_gradients_is_a_power_of_the_coefficients(
-            j in hard_jacobian(), exponent in -20i32..20, alpha in prop::sample::select(vec![0.5, 1.0, 2.0]),
+            j in (1usize..7).prop_flat_map(|t| prop::collection::vec(prop::collection::vec(-1.0f64..1.0, 12), t)),
+            exponent in -40i32..40, alpha in prop::sample::select(vec![0.5, 1.0, 2.0]),
         ) {
-            let norms = norms(&j);
-            prop_assume!(norms.iter().all(|n| norms.iter().all(|m| *m == 0.0 || *n == 0.0 || n / m < 1e8)));
             let s = 2f64.powi(exponent);
             let scaled: Vec<Vec<f64>> = j.iter().map(|g| g.iter().map(|x| x * s).collect()).collect();
             let factor = s.powf(-2.0 * alpha / (1.0 + alpha));
-            // Where gradients cancel, the floor and rounding decide the length of the coefficients.
             let want: Vec<f64> = run(&mut fairgrad(alpha), &j).iter().map(|w| w * factor).collect();
             let got = run(&mut fairgrad(alpha), &scaled);
-            prop_assert!(got.iter().zip(&want).all(|(a, b)| (a - b).abs() <= 1e-3 * b), "{:?} {:?}", got, want);
+            prop_assert!(got.iter().zip(&want).all(|(a, b)| (a - b).abs() <= 1e-9 * b), "{:?} {:?}", got, want);
+        }
+
+        #[test]
+        fn is_finite_and_not_negative(j in hard_jacobian(), alpha in prop::sample::select(vec![0.01, 0.5, 2.0, 100.0])) {
+            let w = run(&mut fairgrad(alpha), &j);
+            prop_assert!(w.iter().all(|w| w.is_finite() && *w >= 0.0), "{:?}", w);
         }
     }
 }

@@ -68,7 +68,7 @@ fn normalizers(by: MgdaNormalize, gram: &Gram, losses: &[f64]) -> Vec<f64> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{combine, relative, run, run_with};
+    use super::super::testing::{combine, jacobian, relative, run, run_with};
     use super::*;
     use crate::balance::gram::dot;
     use crate::balance::solver::testing::{hard_jacobian, norms};
@@ -144,6 +144,14 @@ mod tests {
             let at = |j: &[Vec<f64>]| combine(j, &run(&mut mgda(MgdaNormalize::L2, MgdaApply::Normalized), j));
             let (a, b) = (at(&scaled), at(&j));
             prop_assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-7), "{:?} {:?}", a, b);
+        }
+
+        #[test]
+        fn the_order_of_tasks_does_not_matter(j in jacobian()) {
+            let at = |j: &[Vec<f64>]| combine(j, &run(&mut plain(), j));
+            let reversed: Vec<Vec<f64>> = j.iter().rev().cloned().collect();
+            let (a, b) = (at(&reversed), at(&j));
+            prop_assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-6), "{:?} {:?}", a, b);
         }
     }
 }

@@ -8,7 +8,7 @@
 //! solution, from which the next starts, decides only how fast. Tasks with a zero gradient do not take part (no
 //! direction helps them): their coefficient is 0. Where a combination of gradients with positive coefficients vanishes,
 //! as for two opposite ones, there is no bargain and no bounded solution; the diagonal of the cosines then counts
-//! `1e-10` more than 1, and coefficients of up to `1e5 / |g_t|` cancel in the direction.
+//! `1e-12` more than 1, and coefficients of up to `1e6 / |g_t|` cancel in the direction.
 //!
 //! Remembers the last solution by task, for gradients of length 1; saved in checkpoints.
 
@@ -167,6 +167,16 @@ mod tests {
         fn is_cut_to_its_length(j in hard_jacobian()) {
             let d = combine(&j, &run(&mut nash(Some(0.3), j.len()), &j));
             prop_assert!(dot(&d, &d).sqrt() <= 0.3 * (1.0 + 1e-2), "{:?}", d);
+        }
+
+        #[test]
+        fn the_order_of_tasks_does_not_matter(
+            j in (1usize..7).prop_flat_map(|t| prop::collection::vec(prop::collection::vec(-1.0f64..1.0, 12), t)),
+        ) {
+            let at = |j: &[Vec<f64>]| combine(j, &run(&mut nash(Some(1.0), j.len()), j));
+            let reversed: Vec<Vec<f64>> = j.iter().rev().cloned().collect();
+            let (a, b) = (at(&reversed), at(&j));
+            prop_assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-6), "{:?} {:?}", a, b);
         }
     }
 }

@@ -61,9 +61,9 @@ impl GramSurgery for UpGrad {
 #[derive(Debug)]
 pub(super) struct Regular<'a> {
     gram: &'a Gram,
-    /// The largest square, and the trace divided by it: the trace itself may overflow.
+    /// The largest square, and its share of the trace: the trace itself may overflow.
     size: f64,
-    trace: f64,
+    share: f64,
     reg: f64,
 }
 
@@ -71,12 +71,12 @@ impl<'a> Regular<'a> {
     pub fn new(gram: &'a Gram, reg: f64) -> Self {
         let squares = (0..gram.n_tasks()).map(|i| gram.row(i)[i]);
         let size = squares.clone().fold(0.0, f64::max);
-        Regular { gram, size, trace: squares.map(|x| x / size).sum(), reg }
+        Regular { gram, size, share: 1.0 / squares.map(|x| x / size).sum::<f64>(), reg }
     }
 
     pub fn entry(&self, i: usize, j: usize) -> f64 {
         let regular = if i == j { self.reg } else { 0.0 };
-        if self.size > 0.0 { self.gram.row(i)[j] / self.size / self.trace + regular } else { regular }
+        if self.size > 0.0 { self.gram.row(i)[j] / self.size * self.share + regular } else { regular }
     }
 }
 
@@ -86,7 +86,7 @@ mod tests {
     use super::super::testing::{combine, gram_of, jacobian, relative, run};
     use super::*;
     use crate::balance::gram::dot;
-    use crate::balance::solver::testing::{hard_jacobian, norms};
+    use crate::balance::solver::testing::{forty, hard_jacobian, norms};
     use crate::rng::{Stream, rng};
     use proptest::prelude::*;
 
@@ -132,8 +132,7 @@ mod tests {
 
     #[test]
     fn forty_tasks() {
-        let j: Vec<Vec<f64>> =
-            (0..40).map(|i| (0..60).map(|k| ((i * i + 17 * i * k + 3 * k) as f64).sin() + 0.02).collect()).collect();
+        let j = forty(60);
         let d = combine(&j, &run(&mut upgrad(0.0), &j));
         let scale = dot(&d, &d).sqrt();
         assert!(scale > 0.0);

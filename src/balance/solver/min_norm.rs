@@ -42,7 +42,7 @@ fn two(aa: f64, ab: f64, bb: f64) -> [f64; 2] {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{hard_jacobian, norms};
+    use super::super::testing::{forty, hard_jacobian, norms};
     use super::*;
     use crate::balance::gram::dot;
     use proptest::prelude::*;
@@ -72,6 +72,18 @@ mod tests {
         let j = vec![vec![1e12, 0.0, 0.0], vec![0.0, 1.0, 0.0], vec![0.0, 0.0, 1e3]];
         let a = of(&j);
         assert!((a[0] / a[1] * 1e24 - 1.0).abs() < 1e-12 && (a[2] / a[1] * 1e6 - 1.0).abs() < 1e-12, "{a:?}");
+    }
+
+    #[test]
+    fn forty_points_around_zero_or_beside_it() {
+        for p in [8, 60] {
+            let j = forty(p);
+            let d = combine(&j, &of(&j));
+            assert_eq!(dot(&d, &d) < 1e-20, p == 8, "{}", dot(&d, &d));
+            for g in &j {
+                assert!(dot(g, &d) >= dot(&d, &d) - 1e-12 * dot(g, g).sqrt(), "{}", dot(g, &d));
+            }
+        }
     }
 
     #[test]
