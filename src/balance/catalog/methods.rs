@@ -320,6 +320,8 @@ pub static METHODS: &[Method] = &[
             "1703.02757",
         ),
         rule: "mean of the gradients with the smallest sums of squared distances to their nearest neighbours",
+        // Two nearest neighbours of each other have the same score, and the first wins.
+        promises: Promises { order: Order::Listed, ..NOTHING },
         ..GRAM
     },
     Method {
