@@ -9,6 +9,10 @@
 //! cargo run --release --example toy -- --svg a.svg pcgrad "famo, gamma 0"
 //! ```
 //!
+//! Where the counts differ: `graddrop` draws; runs through the valley of the logarithm are chaotic, so that a start moved by
+//! 1e-9 arrives some thousand steps earlier or later; and `cagrad` and `aligned_mtl` are solved exactly here, which a
+//! third program (line search; small eigenvalues from the determinant) confirms: 4 and 5 runs arrive.
+//!
 //! Losses of this problem are negative near its optima. Methods that need positive losses see `L + (2.1, 21)`, which
 //! is positive everywhere; the gradients are the same.
 
@@ -62,8 +66,10 @@ static ENTRIES: &[Entry] = &[
     known("random", &["weighting=random"], [3, 4, 3]),
     known("graddrop", &["surgery=graddrop"], [3, 4, 3]),
     known("pcgrad", &["surgery=pcgrad"], [4, 4, 5]),
-    known("upgrad", &["surgery=upgrad"], [4, 4, 5]),
-    known("dualproj", &["surgery=dualproj"], [4, 4, 5]),
+    known("upgrad, reg 0", &["surgery.upgrad.reg=0"], [4, 4, 5]),
+    Entry { shown: true, ..other("upgrad", &["surgery=upgrad"]) },
+    known("dualproj, reg 0", &["surgery.dualproj.reg=0"], [4, 4, 5]),
+    Entry { shown: true, ..other("dualproj", &["surgery=dualproj"]) },
     known("mgda", &["surgery=mgda"], [5, 5, 5]),
     known("cagrad, c 0.4", &["surgery.cagrad.c=0.4"], [5, 5, 5]),
     known("cagrad, c 0.5", &["surgery.cagrad.c=0.5"], [5, 5, 5]),
@@ -79,7 +85,7 @@ static ENTRIES: &[Entry] = &[
         &["weighting.famo.gamma=1e-3", "weighting.famo.min_losses={'0': -2.1, '1': -21}"],
         [3, 3, 3],
     ),
-    other("gradvac", &["surgery=gradvac"]),
+    Entry { shown: true, ..other("gradvac", &["surgery=gradvac"]) },
     other("sdmgrad", &["surgery=sdmgrad"]),
     other("modo", &["surgery=modo"]),
     other("excess_mtl", &["surgery=excess_mtl"]),
