@@ -320,7 +320,7 @@ pub static METHODS: &[Method] = &[
             "1703.02757",
         ),
         rule: "mean of the gradients with the smallest sums of squared distances to their nearest neighbours",
-        // Two nearest neighbours of each other have the same score, and the first wins.
+        // The two nearest of four tasks have the same score: the first one is taken.
         promises: Promises { order: Order::Listed, ..NOTHING },
         ..GRAM
     },
