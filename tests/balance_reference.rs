@@ -55,8 +55,18 @@ const ROWS: &[Row] = &[
         compare: Compare::Equation(2.0),
         note: LEAST_SQUARES,
     },
-    Row { reference: "upgrad", balance: "{surgery: upgrad}", compare: Compare::Direction(1e-8), note: "" },
-    Row { reference: "dualproj", balance: "{surgery: dualproj}", compare: Compare::Direction(1e-8), note: "" },
+    Row {
+        reference: "upgrad",
+        balance: "{surgery: {upgrad: {reg: 1e-4}}}",
+        compare: Compare::Direction(1e-8),
+        note: "",
+    },
+    Row {
+        reference: "dualproj",
+        balance: "{surgery: {dualproj: {reg: 1e-4}}}",
+        compare: Compare::Direction(1e-8),
+        note: "",
+    },
     // Further rows here: imtl_g, aligned_mtl, aligned_mtl_median, config, gradvac, krum, ...
 ];
 

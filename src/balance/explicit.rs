@@ -61,7 +61,9 @@ impl Explicit {
     /// If the rows have another shape than [`Explicit::new`] was told.
     pub fn direct(&mut self, jacobian: &[Vec<f64>], losses: &[f64], step: u64) -> Result<Balanced, NotFinite> {
         let n_tasks = jacobian.len();
-        let losses: Vec<Option<f64>> = losses.iter().copied().map(Some).collect();
+        let active = self.balancer.active(step);
+        let losses: Vec<Option<f64>> =
+            losses.iter().zip(active).map(|(&loss, active)| active.then_some(loss)).collect();
         let gram =
             Gram::new((0..n_tasks * n_tasks).map(|k| dot(&jacobian[k / n_tasks], &jacobian[k % n_tasks])).collect())?;
         let weights = self.balancer.weights(&losses, step);

@@ -4,8 +4,8 @@
 //! task gradients in the place of the newest one, as TorchJD defines it: `Jᵀ v` with `v` least in `vᵀ G v` over `v >= 1/T`
 //! (see [`Nnqp`]). It differs from UPGrad, which projects every gradient before the mean is taken.
 //!
-//! As in TorchJD, the problem is solved for `G / tr(G) + reg I`, with `reg` 1e-4, so that the coefficients are unique: a
-//! conflict of up to `reg tr(G)` times a coefficient may be left. With `reg: 0` none is.
+//! The problem is solved for `G / tr(G) + reg I`. The definition has no `reg`, and 0 is the default. TorchJD adds 1e-4, which
+//! leaves conflicts of up to `reg tr(G)` times a coefficient: see UPGrad.
 //!
 //! Departures: TorchJD returns the plain mean as soon as `tr(G)` is below 1e-4; here the scale of the gradients does not
 //! matter.

@@ -4,9 +4,10 @@
 //! directions with `<g_t, d> >= 0` for all tasks, `d = 1/T sum_t proj_C(g_t)`. In coefficients, the projection of `g_t` is
 //! `Jᵀ v` with `v` least in `vᵀ G v` over `v >= e_t`, one small problem per task (see [`Nnqp`]).
 //!
-//! As in the authors' code, the problems are solved for `G / tr(G) + reg I`, with `reg` 1e-4, so that the coefficients are
-//! unique: a conflict of up to `reg tr(G)` times a coefficient may be left. With `reg: 0` none is. Without any conflict
-//! the coefficients are exactly `1/T`.
+//! The problems are solved for `G / tr(G) + reg I`. The paper has no `reg`, and 0 is the default. The authors' code adds
+//! 1e-4, which makes coefficients unique where gradients are dependent (the direction is unique anyway), but leaves
+//! conflicts of up to `reg tr(G)` times a coefficient: all of a conflict, where one gradient is a hundred times longer than
+//! another. Without any conflict the coefficients are exactly `1/T`.
 //!
 //! Departures: none from the paper. The code returns the plain mean as soon as `tr(G)` is below 1e-4, which any run
 //! reaches; here the scale of the gradients does not matter.

@@ -194,13 +194,13 @@ impl Default for FairGrad {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct UpGrad {
-    /// Added to the diagonal of `G / tr(G)`.
+    /// Added to the diagonal of `G / tr(G)`; TorchJD adds 1e-4.
     pub reg: f64,
 }
 
 impl Default for UpGrad {
     fn default() -> Self {
-        UpGrad { reg: 1e-4 }
+        UpGrad { reg: 0.0 }
     }
 }
 
@@ -208,13 +208,13 @@ impl Default for UpGrad {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DualProj {
-    /// Added to the diagonal of `G / tr(G)`.
+    /// Added to the diagonal of `G / tr(G)`; TorchJD adds 1e-4.
     pub reg: f64,
 }
 
 impl Default for DualProj {
     fn default() -> Self {
-        DualProj { reg: 1e-4 }
+        DualProj { reg: 0.0 }
     }
 }
 
