@@ -11,12 +11,12 @@
 //! | [`Fair`] `G w = w^(-1/alpha)` | Nash-MTL, FairGrad | closed form, damped Newton |
 
 mod ball;
-mod hull;
+mod min_norm;
 mod newton;
 mod nnqp;
 
 pub use ball::worst_in_ball;
-pub use hull::min_norm;
+pub use min_norm::min_norm;
 pub use newton::Fair;
 pub use nnqp::Nnqp;
 
