@@ -321,8 +321,8 @@ impl Nnqp {
             self.x.copy_from_slice(&x);
             r = better;
         }
-        for i in 0..n {
-            self.column[i] = if self.support[i] { -self.x[i] } else { r[i] };
+        for (i, r) in r.into_iter().enumerate() {
+            self.column[i] = if self.support[i] { -self.x[i] } else { r };
         }
     }
 

@@ -118,7 +118,7 @@ mod tests {
     fn steps(method: &mut NashMtl, range: std::ops::Range<u64>) -> Vec<Vec<f64>> {
         range
             .map(|step| {
-                let tasks: Vec<usize> = (0..5).filter(|t| (t + step as usize) % 4 > 0).collect();
+                let tasks: Vec<usize> = (0..5).filter(|t| !(t + step as usize).is_multiple_of(4)).collect();
                 let j: Vec<Vec<f64>> = tasks
                     .iter()
                     .map(|t| (0..7).map(|k| ((7 * t + 3 * k) as f64 + 0.2 * step as f64).sin()).collect())
