@@ -4,8 +4,9 @@
 //! then the defining property is measured on both directions, and ours must be the better one. The table that the test
 //! prints (`cargo test --test balance_reference -- --nocapture`) says for each method what was compared, and how well.
 
+use polytask::balance::catalog::numbered;
 use polytask::balance::explicit::Explicit;
-use polytask::config::{Balance, load_str};
+use polytask::config::{Balance, with_tasks};
 use serde_json::Value;
 use std::fs;
 
@@ -75,6 +76,13 @@ const ROWS: &[Row] = &[
         note: SUM,
     },
     Row { reference: "config", balance: "{surgery: config}", compare: Compare::Direction(1e-6), note: "" },
+    // On the gradients themselves.
+    Row {
+        reference: "trimmed_mean",
+        balance: "{surgery: {trimmed_mean: {trim: 1}}}",
+        compare: Compare::Direction(1e-12),
+        note: "",
+    },
 ];
 
 /// Methods of the file that differ from ours in a few cases on purpose: `tests/balance_torchjd.rs` says where.
@@ -109,16 +117,9 @@ fn cases() -> Vec<Case> {
     file["cases"].as_array().unwrap().iter().map(case).collect()
 }
 
-/// Section `balance` from YAML.
+/// Section `balance` from YAML, for as many tasks as the largest Jacobian has.
 fn balance(yaml: &str) -> Balance {
-    let rest = "
-run: {name: a}
-data: {sources: {s: {csv: {train: a.csv, numeric: [x]}}}}
-tasks: {t: {source: s, target: y, kind: binary}}
-model: {encoder: mlp}
-train: {epochs: 1}
-";
-    load_str("reference.yaml", &format!("{rest}balance: {yaml}\n"), &[]).unwrap_or_else(|e| panic!("{e}")).balance
+    with_tasks("reference", &numbered(8), &[format!("balance={yaml}")]).unwrap_or_else(|e| panic!("{e}")).balance
 }
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {

@@ -293,7 +293,9 @@ fn direct<F: TorchReal>(
     let losses: Vec<Option<f64>> = (0..weights.len()).map(there).collect();
     let scale = per_count(weights, &products.counts.total);
     let view = ShardView { parts, scale: &scale, losses: &losses, gram: &scaled, step, seed };
+    // The method's coefficients are those of the weighted gradients.
     let shared = method.direction(&view, sums, out)?;
+    let shared = shared.map(|c| c.iter().zip(weights).map(|(c, w)| c * w).collect());
     Ok(Ok((gram, balancer.of_heads(weights, shared))))
 }
 
