@@ -14,6 +14,8 @@ use polytask::rng::{Stream, rng};
 use rand::RngExt;
 use std::hint::black_box;
 
+/// What a call costs by itself.
+const TOY: (usize, usize) = (2, 2);
 /// (tasks, parameters)
 const SIZES: [(usize, usize); 3] = [(3, 3_400_000), (8, 900_000), (40, 250_000)];
 
@@ -58,7 +60,7 @@ fn kernels(c: &mut Criterion) {
 }
 
 fn shard(c: &mut Criterion) {
-    for (n_tasks, n) in SIZES {
+    for (n_tasks, n) in [TOY].into_iter().chain(SIZES) {
         let j = rows(n_tasks, n);
         let scope: Vec<usize> = (0..n_tasks).collect();
         let rows = Fragment { len: n, rows: j.iter().map(Vec::as_slice).collect() };

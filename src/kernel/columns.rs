@@ -196,11 +196,11 @@ mod tests {
         }
         #[inline(always)]
         fn block(&self, block: &mut Block<'_, '_, F>, sums: &mut [f64]) {
-            for k in 0..2 {
+            for (k, sum) in sums.iter_mut().enumerate() {
                 let Some(row) = block.row(k) else { continue };
                 for (s, &g) in block.state[k][block.columns.clone()].iter_mut().zip(row) {
                     *s += g;
-                    sums[k] += g.to_f64();
+                    *sum += g.to_f64();
                 }
             }
             for (i, x) in block.out.iter_mut().enumerate() {

@@ -129,32 +129,30 @@ impl<F: Real> Pass<F> for Estimate<'_, F> {
         for (k, &t) in self.parts[block.stretch].scope.iter().enumerate() {
             let factor = self.factor[t];
             if let Some(row) = block.row(k).filter(|_| factor != F::default()) {
-                sums[t] += accumulate(row, factor, &mut block.state[t][block.columns.clone()]);
+                block.scratch.resize(row.len(), F::default());
+                sums[t] += accumulate(row, factor, &mut block.state[t][block.columns.clone()], block.scratch);
             }
         }
     }
 }
 
-/// Adds the squares of `c * row` to `s`; returns the sum of squares over roots.
+/// Adds the squares of `c * row` to `s`; returns the sum of squares over roots. `terms` is scratch memory.
 #[inline(always)]
-fn accumulate<F: Real>(row: &[F], c: F, s: &mut [F]) -> f64 {
+fn accumulate<F: Real>(row: &[F], c: F, s: &mut [F], terms: &mut [F]) -> f64 {
     // Keeps 0 / 0 away; next to any other root it is lost in rounding.
     let tiny = F::from_f64(f64::from(f32::MIN_POSITIVE));
-    let mut lanes = [F::default(); LANES];
-    let (row, row_tail) = row.as_chunks::<LANES>();
-    let (s, s_tail) = s.as_chunks_mut::<LANES>();
-    for (row, s) in row.iter().zip(s) {
-        for ((sum, &g), s) in lanes.iter_mut().zip(row).zip(s) {
-            let square = (c * g) * (c * g);
-            *s += square;
-            *sum += square / ((*s).sqrt() + tiny);
-        }
-    }
-    for ((sum, &g), s) in lanes.iter_mut().zip(row_tail).zip(s_tail) {
+    // Two loops, because compilers make wide instructions of each but not of both in one.
+    for ((term, &g), s) in terms.iter_mut().zip(row).zip(s) {
         let square = (c * g) * (c * g);
         *s += square;
-        *sum += square / ((*s).sqrt() + tiny);
+        *term = square / ((*s).sqrt() + tiny);
     }
+    let mut lanes = [F::default(); LANES];
+    let (whole, tail) = terms.as_chunks::<LANES>();
+    for block in whole {
+        lanes.iter_mut().zip(block).for_each(|(sum, &x)| *sum += x);
+    }
+    lanes.iter_mut().zip(tail).for_each(|(sum, &x)| *sum += x);
     lanes.iter().map(|x| x.to_f64()).sum()
 }
 

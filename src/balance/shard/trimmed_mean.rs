@@ -8,12 +8,15 @@
 //! there and share the coordinate. Where these are fewer than `2 b + 1`, as many are trimmed as leave one or two: the
 //! median of what there is. A direction is a mean here, not a sum as in most methods.
 //!
-//! Extremes are moved to the ends by comparisons of whole rows of a block, so the cost is that of `2 b T` of them. No
-//! state.
+//! Extremes are moved to the ends by comparisons of whole rows of some columns, about `2 b T` of them. No state.
 
 use super::{CommError, Part, ShardSurgery, ShardView, Sums, stretches};
 use crate::config;
 use crate::kernel::{Block, Pass, Real, sweep};
+use std::ops::Range;
+
+/// Columns that are sorted at a time: those of all tasks stay in the first-level cache.
+const WIDTH: usize = 128;
 
 /// The trimmed mean.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,44 +48,85 @@ struct Trim<'a, F> {
 impl<F: Real> Pass<F> for Trim<'_, F> {
     #[inline(always)]
     fn block(&self, block: &mut Block<'_, '_, F>, _: &mut [f64]) {
-        let (zero, len) = (F::default(), block.len());
-        let scope = self.parts[block.stretch].scope;
         let mut values = std::mem::take(block.scratch);
-        values.clear();
-        for (k, scale) in scope.iter().map(|&t| self.scale[t]).enumerate().filter(|&(_, scale)| scale != zero) {
-            match block.row(k) {
-                Some(row) => values.extend(row.iter().map(|&g| scale * g)),
-                None => values.resize(values.len() + len, zero),
-            }
-        }
-        let n = values.len() / len;
-        let trim = self.trim.min(n.saturating_sub(1) / 2);
-        for done in 0..trim {
-            let last = n - 1 - done;
-            (done..last).for_each(|i| order(&mut values, i, len));
-            (done..last - 1).rev().for_each(|i| order(&mut values, i, len));
-        }
-        block.out.fill(zero);
-        let kept = n - 2 * trim;
-        for row in values.chunks_exact(len).skip(trim).take(kept) {
-            block.out.iter_mut().zip(row).for_each(|(out, &x)| *out += x);
-        }
-        if kept > 1 {
-            let n = F::from_f64(kept as f64);
-            block.out.iter_mut().for_each(|out| *out = *out / n);
+        for start in (0..block.len()).step_by(WIDTH) {
+            self.columns(block, start..(start + WIDTH).min(block.len()), &mut values);
         }
         *block.scratch = values;
     }
 }
 
-/// Puts the smaller ones of rows `i` and `i + 1` into row `i`, the larger ones into row `i + 1`.
+impl<F: Real> Trim<'_, F> {
+    /// Some columns of a block.
+    #[inline(always)]
+    fn columns(&self, block: &mut Block<'_, '_, F>, columns: Range<usize>, values: &mut Vec<F>) {
+        let (zero, len) = (F::default(), columns.len());
+        values.clear();
+        values.resize(2 * len, zero);
+        for (k, &t) in self.parts[block.stretch].scope.iter().enumerate().filter(|&(_, &t)| self.scale[t] != zero) {
+            match block.row(k) {
+                Some(row) => values.extend(row[columns.clone()].iter().map(|&g| self.scale[t] * g)),
+                None => values.resize(values.len() + len, zero),
+            }
+        }
+        let (carried, values) = values.split_at_mut(2 * len);
+        let n = values.len() / len;
+        let trim = self.trim.min(n.saturating_sub(1) / 2);
+        for done in 0..trim {
+            let values = &mut values[done * len..(n - done) * len];
+            largest_to_end(values, carried);
+            smallest_to_start(&mut values[..(n - 2 * done - 1) * len], carried);
+        }
+        let out = &mut block.out[columns];
+        out.fill(zero);
+        let kept = n - 2 * trim;
+        for row in values.chunks_exact(len).skip(trim).take(kept) {
+            out.iter_mut().zip(row).for_each(|(out, &x)| *out += x);
+        }
+        if kept > 1 {
+            let n = F::from_f64(kept as f64);
+            out.iter_mut().for_each(|out| *out = *out / n);
+        }
+    }
+}
+
+// A number is never written where one of the two that were compared came from: compilers make masked stores of that,
+// which are slow. So the extreme value travels through two more rows, in turn.
+
+/// Moves the largest of the rows to the last one. `carried` is scratch memory of two rows.
 #[inline(always)]
-fn order<F: Real>(values: &mut [F], i: usize, len: usize) {
-    let (a, b) = values[i * len..(i + 2) * len].split_at_mut(len);
-    for (a, b) in a.iter_mut().zip(b) {
-        let (x, y) = (*a, *b);
-        *a = if y < x { y } else { x };
-        *b = if y < x { x } else { y };
+fn largest_to_end<F: Real>(rows: &mut [F], carried: &mut [F]) {
+    let (mut now, mut next) = carried.split_at_mut(carried.len() / 2);
+    let (len, last) = (now.len(), rows.len() - now.len());
+    now.copy_from_slice(&rows[..len]);
+    for at in (0..last).step_by(len) {
+        let (here, above) = rows[at..at + 2 * len].split_at_mut(len);
+        compare(now, above, here, next);
+        std::mem::swap(&mut now, &mut next);
+    }
+    rows[last..].copy_from_slice(now);
+}
+
+/// Moves the smallest of the rows to the first one.
+#[inline(always)]
+fn smallest_to_start<F: Real>(rows: &mut [F], carried: &mut [F]) {
+    let (mut now, mut next) = carried.split_at_mut(carried.len() / 2);
+    let (len, last) = (now.len(), rows.len() - now.len());
+    now.copy_from_slice(&rows[last..]);
+    for at in (0..last).step_by(len).rev() {
+        let (below, here) = rows[at..at + 2 * len].split_at_mut(len);
+        compare(now, below, next, here);
+        std::mem::swap(&mut now, &mut next);
+    }
+    rows[..len].copy_from_slice(now);
+}
+
+/// The smaller and the larger ones of `a` and `b`.
+#[inline(always)]
+fn compare<F: Real>(a: &[F], b: &[F], small: &mut [F], large: &mut [F]) {
+    for (((&a, &b), small), large) in a.iter().zip(b).zip(small).zip(large) {
+        *small = if a < b { a } else { b };
+        *large = if a < b { b } else { a };
     }
 }
 

@@ -7,7 +7,7 @@ pub(super) fn check(config: &Config) -> Checked {
     let at = At::key("balance").then("surgery");
     match &config.balance.surgery {
         Surgery::Graddrop(o) => unit(&at.then("graddrop").then("leak"), o.leak),
-        Surgery::TrimmedMean(o) => trim(&at.then("trimmed_mean").then("trim"), o.trim, config.tasks.iter().count()),
+        Surgery::TrimmedMean(o) => trim(&at.then("trimmed_mean").then("trim"), o.trim, config.tasks.len()),
         Surgery::ExcessMtl(o) => at.then("excess_mtl").then("eta").positive(o.eta),
         Surgery::Moco(o) => moco(&at.then("moco"), o),
         Surgery::DbMtl(o) => db_mtl(&at.then("db_mtl"), o),
