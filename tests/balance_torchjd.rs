@@ -1,4 +1,5 @@
-//! Directions of the balancing methods against those of torchjd, on the Jacobians of `tests/oracles/balance_torchjd.json`.
+//! Methods that differ from torchjd's on purpose in some cases, on the Jacobians of `tests/oracles/balance_torchjd.json`;
+//! `tests/balance_reference.rs` has the others.
 //!
 //! The file holds 40 Jacobians (plain, with rows of very different length, aligned, opposed, and with dependent rows) and
 //! the direction that torchjd 0.18 gives for each method in `f64`. Where the two are meant to differ, the row says how.
@@ -14,8 +15,6 @@ enum Same {
     All,
     /// All of it, except in these cases.
     AllBut(&'static [usize]),
-    /// All of it, times the number of tasks: ours is a sum over tasks, theirs a mean.
-    TimesTasks,
     /// All of it, or the opposite where theirs points against every gradient. With dependent rows, whose projections
     /// cannot be equal: ours are nearer to equal.
     EqualProjections,
@@ -24,12 +23,8 @@ enum Same {
 /// (name in the file, surgery, what is the same). A row per method.
 fn methods() -> Vec<(&'static str, Value, Same)> {
     vec![
-        ("pcgrad", json!("pcgrad"), Same::All),
         ("pcgrad", json!({"gradvac": {"beta": 0.5}}), Same::All),
         ("imtl_g", json!("imtl_g"), Same::EqualProjections),
-        ("aligned_mtl", json!({"aligned_mtl": {"scale": "min"}}), Same::TimesTasks),
-        ("aligned_mtl_median", json!({"aligned_mtl": {"scale": "median"}}), Same::TimesTasks),
-        ("config", json!("config"), Same::All),
         // Theirs adds up distances, where the paper and ours add up their squares: twice another gradient is chosen.
         ("krum", json!({"krum": {"n_byzantine": 1, "n_selected": 2}}), Same::AllBut(&[18, 21])),
     ]
@@ -101,7 +96,6 @@ fn directions_are_those_of_torchjd() {
                     continue;
                 }
                 Same::All | Same::AllBut(_) => theirs,
-                Same::TimesTasks => times(&theirs, j.len() as f64),
                 Same::EqualProjections if case.kind == "rank1less" => {
                     assert!(equality(j, &got) >= equality(j, &theirs), "case {k}");
                     continue;

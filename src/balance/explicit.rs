@@ -4,7 +4,8 @@
 //! them: their limit for large batches.
 
 use super::global::Sums;
-use super::shard::{Part, ShardSurgery, ShardView};
+use super::gram::dot;
+use super::shard::{Part, ShardSurgery, Unweighted};
 use super::{Balancer, Coefficients, Gram, NotFinite, Plan, shard};
 use crate::config;
 use crate::kernel::Fragment;
@@ -68,8 +69,23 @@ impl Explicit {
             Gram::new((0..n_tasks * n_tasks).map(|k| dot(&jacobian[k / n_tasks], &jacobian[k % n_tasks])).collect())?;
         let weights = self.balancer.weights(&losses, step);
         let coefficients = if let Some(method) = &mut self.shard {
-            let (direction, shared) = of_shard(method.as_mut(), jacobian, &gram, &losses, &weights, step, self.seed)?;
-            return Ok(Balanced { weights, coefficients: shared, direction, gram });
+            let n = jacobian.first().map_or(0, Vec::len);
+            let scope: Vec<usize> = (0..n_tasks).collect();
+            let rows = Fragment { len: n, rows: jacobian.iter().map(Vec::as_slice).collect() };
+            let unweighted = Unweighted {
+                parts: &[Part { scope: &scope, at: 0..n, local: 0..n, rows }],
+                counts: &vec![1.0; n_tasks],
+                weights: &weights,
+                losses: &losses,
+                gram: &gram,
+                step,
+                seed: self.seed,
+            };
+            let mut direction = vec![0.0; n];
+            // A world of one has nobody to lose contact with.
+            let direct = unweighted.direct(method.as_mut(), &Sums::alone(), &mut direction);
+            let coefficients = direct.unwrap_or(Ok(None))?;
+            return Ok(Balanced { weights, coefficients, direction, gram });
         } else {
             match self.balancer.plan(step) {
                 Plan::Weighted => self.balancer.of_weights(&weights),
@@ -109,38 +125,4 @@ impl Explicit {
 
 fn first(coefficients: &Coefficients) -> Vec<f64> {
     coefficients.shared.as_ref().and_then(|groups| groups.first().cloned()).unwrap_or_default()
-}
-
-#[allow(clippy::type_complexity)]
-fn of_shard(
-    method: &mut dyn ShardSurgery<f64>,
-    jacobian: &[Vec<f64>],
-    gram: &Gram,
-    losses: &[Option<f64>],
-    weights: &[f64],
-    step: u64,
-    seed: u64,
-) -> Result<(Vec<f64>, Option<Vec<f64>>), NotFinite> {
-    let n = jacobian.first().map_or(0, Vec::len);
-    let scope: Vec<usize> = (0..jacobian.len()).collect();
-    let rows = Fragment { len: n, rows: jacobian.iter().map(Vec::as_slice).collect() };
-    let part = Part { scope: &scope, at: 0..n, local: 0..n, rows };
-    let weighted: Vec<Option<f64>> = losses.iter().zip(weights).map(|(l, w)| l.map(|l| l * w)).collect();
-    let view = ShardView {
-        parts: std::slice::from_ref(&part),
-        scale: weights,
-        losses: &weighted,
-        gram: &gram.scaled(weights)?,
-        step,
-        seed,
-    };
-    let mut direction = vec![0.0; n];
-    let shared = method.direction(&view, &Sums::alone(), &mut direction);
-    // A world of one has nobody to lose contact with. The method's coefficients are those of the weighted rows.
-    let shared = shared.ok().flatten().map(|c| c.iter().zip(weights).map(|(c, w)| c * w).collect());
-    Ok((direction, shared))
-}
-
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
 }

@@ -49,7 +49,6 @@ pub trait CrossSurgery {
 
 /// What the tests of the methods share.
 #[cfg(test)]
-#[allow(dead_code, reason = "a shelf for the methods' tests")]
 pub(crate) mod testing {
     use super::*;
     use crate::balance::gram::dot;

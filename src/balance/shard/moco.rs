@@ -23,6 +23,7 @@
 use super::{
     CommError, Part, ShardSurgery, ShardView, Sums, blend, combine_state, named, named_mut, restore, stretches,
 };
+use crate::balance::solver::simplex::{project, softmax};
 use crate::config::{self, Simplex};
 use crate::kernel::{Block, Pass, Real, add_block_gram, sweep};
 use serde::{Deserialize, Serialize};
@@ -87,7 +88,7 @@ impl<F: Real> MoCo<F> {
             present.iter().enumerate().map(slope).zip(&lambda).map(|(slope, l)| l - gamma * slope).collect();
         match self.options.simplex {
             Simplex::Projection => project(&mut next),
-            Simplex::Softmax => softmax(&mut next),
+            Simplex::Softmax => next = softmax(&next),
         }
         present.iter().zip(next).for_each(|(&t, l)| self.small.lambda[t] = share * l);
     }
@@ -160,32 +161,6 @@ impl<F: Real> Pass<F> for Track<'_, F> {
         }
         add_block_gram(&rows, sums);
     }
-}
-
-/// The nearest point of the simplex.
-fn project(x: &mut [f64]) {
-    // The result does not change with a constant; with the largest at 0 it is exact for numbers of any size.
-    let largest = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    x.iter_mut().for_each(|x| *x -= largest);
-    let mut sorted = x.to_vec();
-    sorted.sort_by(|a, b| b.total_cmp(a));
-    let (mut sum, mut threshold) = (0.0, 0.0);
-    for (k, &value) in sorted.iter().enumerate() {
-        sum += value;
-        let candidate = (sum - 1.0) / (k + 1) as f64;
-        if value <= candidate {
-            break;
-        }
-        threshold = candidate;
-    }
-    x.iter_mut().for_each(|x| *x = (*x - threshold).max(0.0));
-}
-
-fn softmax(x: &mut [f64]) {
-    let largest = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    x.iter_mut().for_each(|x| *x = (*x - largest).exp());
-    let sum: f64 = x.iter().sum();
-    x.iter_mut().for_each(|x| *x /= sum);
 }
 
 #[cfg(test)]

@@ -21,8 +21,8 @@ pub use graddrop::GradDrop;
 pub use moco::MoCo;
 pub use trimmed_mean::TrimmedMean;
 
-use super::Gram;
 use super::global::{CommError, Sums};
+use super::{Gram, NotFinite};
 use crate::config;
 use crate::kernel::{self, Fragment, Real, Stretch};
 use serde_json::Value;
@@ -100,6 +100,58 @@ pub trait ShardSurgery<F: Real> {
     /// What does not fit.
     fn load(&mut self, _state: &Value) -> Result<(), String> {
         Ok(())
+    }
+}
+
+/// A step with its losses and gradients as they are before they are weighted.
+#[derive(Debug)]
+pub struct Unweighted<'a, F> {
+    /// The shared coordinates of this rank, ascending, without overlap.
+    pub parts: &'a [Part<'a, F>],
+    /// Global counts `[T]` by which the rows are divided; 1 where they are gradients of means already.
+    pub counts: &'a [f64],
+    /// Weights `[T]`; 0 for tasks that are not there.
+    pub weights: &'a [f64],
+    /// Global mean losses `[T]`.
+    pub losses: &'a [Option<f64>],
+    /// Inner products of the gradients of the mean losses, `[T, T]`.
+    pub gram: &'a Gram,
+    /// The step; counts from 0.
+    pub step: u64,
+    /// Seed of the run.
+    pub seed: u64,
+}
+
+impl<F: Real> Unweighted<'_, F> {
+    /// Weighs the step and runs a method on it: see [`ShardSurgery::direction`]. The coefficients that are returned are
+    /// those of the unweighted gradients.
+    ///
+    /// # Collective
+    /// All ranks.
+    ///
+    /// # Errors
+    /// If the collective fails; inside, [`NotFinite`] if a weighted inner product overflows, on all ranks alike.
+    #[allow(clippy::type_complexity)]
+    pub fn direct(
+        &self,
+        method: &mut dyn ShardSurgery<F>,
+        sums: &Sums<'_>,
+        out: &mut [F],
+    ) -> Result<Result<Option<Vec<f64>>, NotFinite>, CommError> {
+        let (weights, n_tasks) = (self.weights, self.weights.len());
+        // All ranks see the same numbers here, so they leave together.
+        let gram = match self.gram.scaled(weights) {
+            Ok(gram) => gram,
+            Err(bad) => return Ok(Err(bad)),
+        };
+        let per_count = |t: usize| if self.counts[t] > 0.0 { weights[t] / self.counts[t] } else { 0.0 };
+        let scale: Vec<f64> = (0..n_tasks).map(per_count).collect();
+        let loss = |t: usize| self.losses[t].filter(|_| weights[t] != 0.0).map(|loss| weights[t] * loss);
+        let losses: Vec<Option<f64>> = (0..n_tasks).map(loss).collect();
+        let (step, seed) = (self.step, self.seed);
+        let view = ShardView { parts: self.parts, scale: &scale, losses: &losses, gram: &gram, step, seed };
+        let chosen = method.direction(&view, sums, out)?;
+        Ok(Ok(chosen.map(|c| c.iter().zip(weights).map(|(c, w)| c * w).collect())))
     }
 }
 

@@ -1,6 +1,6 @@
-//! Euclidean projection onto the simplex `{w >= 0, sum w = 1}`.
+//! Onto the simplex `{w >= 0, sum w = 1}`: the Euclidean projection, and the softmax.
 //!
-//! Michelot, "A Finite Algorithm for Finding the Projection of a Point onto the Canonical Simplex of R^n", 1986: take the
+//! The projection is that of Michelot, "A Finite Algorithm for Finding the Projection of a Point onto the Canonical Simplex of R^n", 1986: take the
 //! same number off every entry so that they sum to 1, drop the negative ones, repeat. At most `n` rounds, no sorting.
 
 /// Replaces `v` by the nearest point of the simplex; by NaN, if an entry is not finite.
@@ -34,6 +34,15 @@ pub fn project(v: &mut [f64]) {
     if sum > 0.0 {
         v.iter_mut().for_each(|x| *x /= sum);
     }
+}
+
+/// `exp(x) / sum exp(x)`.
+pub fn softmax(x: &[f64]) -> Vec<f64> {
+    let largest = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let mut shares: Vec<f64> = x.iter().map(|x| (x - largest).exp()).collect();
+    let sum: f64 = shares.iter().sum();
+    shares.iter_mut().for_each(|share| *share /= sum);
+    shares
 }
 
 #[cfg(test)]

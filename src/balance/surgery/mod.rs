@@ -107,7 +107,6 @@ pub fn build(config: &config::Surgery, n_tasks: usize, n_groups: usize) -> Surge
 
 /// What the tests of the methods share.
 #[cfg(test)]
-#[allow(dead_code, reason = "a shelf for the methods' tests")]
 pub(crate) mod testing {
     use super::*;
     use crate::balance::gram::dot;

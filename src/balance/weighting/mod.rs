@@ -36,6 +36,7 @@ pub use scale_invariant::ScaleInvariant;
 pub use stch::Stch;
 pub use uncertainty::Uncertainty;
 
+use super::solver::simplex::softmax;
 use super::spread;
 use crate::config::{self, Named};
 use serde::de::DeserializeOwned;
@@ -168,15 +169,6 @@ fn positive(losses: &[f64]) -> Vec<f64> {
     let least = losses.iter().copied().filter(|&loss| loss > 0.0).fold(f64::INFINITY, f64::min);
     let floor = if least.is_finite() { (least * NOT_POSITIVE).max(LEAST) } else { 1.0 };
     losses.iter().map(|&loss| if loss <= 0.0 { floor } else { loss.max(LEAST) }).collect()
-}
-
-/// `exp(x) / sum exp(x)`.
-fn softmax(x: &[f64]) -> Vec<f64> {
-    let largest = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let mut shares: Vec<f64> = x.iter().map(|x| (x - largest).exp()).collect();
-    let sum: f64 = shares.iter().sum();
-    shares.iter_mut().for_each(|share| *share /= sum);
-    shares
 }
 
 /// Euclidean norm, whatever the scale.

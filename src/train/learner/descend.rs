@@ -4,10 +4,10 @@ use super::gradients::{Counts, Local, per_count};
 use super::moves::{Layout, Move, Shared, cut, moves, pieces};
 use super::{Learner, StepReport, names};
 use crate::balance::global::{GramSum, Sums};
-use crate::balance::shard::{Part, ShardSurgery, ShardView};
+use crate::balance::shard::{Part, Unweighted};
 use crate::balance::{Balancer, Coefficients, Gram, NotFinite};
 use crate::comm::reduce::{Reduced, SegmentRows};
-use crate::comm::{Collective, CommError, Number, agree_on_sum};
+use crate::comm::{Collective, Number, agree_on_sum};
 use crate::config::NonFinite;
 use crate::error::Result;
 use crate::ffi::{self, TorchReal};
@@ -42,26 +42,25 @@ impl<F: TorchReal + Number> Learner<F> {
             let sum = report.phases.time(Phase::Gram, || add_up(segments, layout, &reduced, batches, counts));
             let global = report.phases.time(Phase::Balance, || sum.finish(&counts.by_batch, &counts.total, &sums))?;
             let products = Products { by_group: global.shared, batches, counts };
-            let chosen = match shard {
-                None => choose(balancer, &products, report, step),
-                Some(method) => {
+            let chosen = match (Gram::new(products.whole()), &mut *shard) {
+                (Err(bad), _) => Err(bad),
+                (Ok(gram), None) => choose(balancer, &products, report, step).map(|chosen| (gram, chosen)),
+                (Ok(gram), Some(method)) => {
                     direction.clear();
                     direction.resize(layout.len(), F::default());
-                    let parts = shared_parts(&model.params, layout, &reduced);
-                    let at = (self.seed, step);
-                    report.phases.time(Phase::Balance, || {
-                        direct(
-                            balancer,
-                            method.as_mut(),
-                            &products,
-                            &parts,
-                            &report.weights,
-                            &report.losses,
-                            at,
-                            &sums,
-                            direction,
-                        )
-                    })?
+                    let unweighted = Unweighted {
+                        parts: &shared_parts(&model.params, layout, &reduced),
+                        counts: &counts.total,
+                        weights: &report.weights,
+                        losses: &report.losses,
+                        gram: &gram,
+                        step,
+                        seed: self.seed,
+                    };
+                    let phases = &mut report.phases;
+                    let shared =
+                        phases.time(Phase::Balance, || unweighted.direct(method.as_mut(), &sums, direction))?;
+                    shared.map(|shared| (gram, balancer.of_heads(&report.weights, shared)))
                 }
             };
             match chosen {
@@ -225,26 +224,24 @@ impl Products<'_> {
     }
 }
 
-/// Gram matrix of the step, and the coefficients of the task gradients.
+/// Coefficients of the task gradients, by a method on inner products.
 fn choose(
     balancer: &mut Balancer,
     products: &Products<'_>,
     report: &StepReport,
     step: u64,
-) -> Result<(Gram, Coefficients), NotFinite> {
-    let gram = Gram::new(products.whole())?;
+) -> Result<Coefficients, NotFinite> {
     let (losses, weights) = (&report.losses, &report.weights);
-    let coefficients = if products.batches == 1 {
+    if products.batches == 1 {
         let grams: Vec<Gram> =
             (0..products.by_group.len()).map(|g| Gram::new(products.block(g, 0, 0))).collect::<Result<_, _>>()?;
-        balancer.coefficients(&grams, losses, weights, step)?
+        balancer.coefficients(&grams, losses, weights, step)
     } else {
         let n = weights.len();
         let has = |t: usize| products.counts.by_batch[t..].iter().step_by(n).all(|&count| count > 0.0);
         let everywhere: Vec<bool> = (0..n).map(has).collect();
-        balancer.cross_coefficients(&products.block(0, 0, 1), &everywhere, weights, step)?
-    };
-    Ok((gram, coefficients))
+        balancer.cross_coefficients(&products.block(0, 0, 1), &everywhere, weights, step)
+    }
 }
 
 /// The shared coordinates of this rank, as methods on shards see them.
@@ -265,38 +262,6 @@ fn shared_parts<'a, F: TorchReal>(params: &'a Params, layout: &Layout, reduced: 
         before += params.entries_in(segment).map(|e| params.entries[e].range.end - start).max().unwrap_or(0);
     }
     found
-}
-
-/// Gram matrix of the step, and the direction of a method on shards.
-#[allow(clippy::too_many_arguments)]
-fn direct<F: TorchReal>(
-    balancer: &Balancer,
-    method: &mut dyn ShardSurgery<F>,
-    products: &Products<'_>,
-    parts: &[Part<'_, F>],
-    weights: &[f64],
-    losses: &[Option<f64>],
-    (seed, step): (u64, u64),
-    sums: &Sums<'_>,
-    out: &mut [F],
-) -> Result<Result<(Gram, Coefficients), NotFinite>, CommError> {
-    // All ranks see the same numbers here, so they leave together.
-    let gram = match Gram::new(products.whole()) {
-        Ok(gram) => gram,
-        Err(bad) => return Ok(Err(bad)),
-    };
-    let scaled = match gram.scaled(weights) {
-        Ok(scaled) => scaled,
-        Err(bad) => return Ok(Err(bad)),
-    };
-    let there = |t: usize| losses[t].filter(|_| weights[t] != 0.0).map(|loss| weights[t] * loss);
-    let losses: Vec<Option<f64>> = (0..weights.len()).map(there).collect();
-    let scale = per_count(weights, &products.counts.total);
-    let view = ShardView { parts, scale: &scale, losses: &losses, gram: &scaled, step, seed };
-    // The method's coefficients are those of the weighted gradients.
-    let shared = method.direction(&view, sums, out)?;
-    let shared = shared.map(|c| c.iter().zip(weights).map(|(c, w)| c * w).collect());
-    Ok(Ok((gram, balancer.of_heads(weights, shared))))
 }
 
 /// What multiplies the rows of the tasks' own parameters, `[T]`.

@@ -75,16 +75,7 @@ impl<F: TorchReal + Number> Learner<F> {
         }
         let (losses, counts) = phases.time(Phase::Losses, || self.global_losses(&sums, n_batches, &at))?;
         let weights = self.balancer.weights(&losses, at.step);
-        Ok(Local {
-            refused: self.not_finite_losses(&losses),
-            grads: Some(grads),
-            losses,
-            weights,
-            coefficients: None,
-            gram: None,
-            private_units: counts.total.clone(),
-            counts,
-        })
+        Ok(Local { grads: Some(grads), ..self.agreed(losses, counts, weights) })
     }
 
     /// One row: the gradient of the weighted sum of the global mean losses.
@@ -127,7 +118,6 @@ impl<F: TorchReal + Number> Learner<F> {
 
     /// Weights, coefficients and factors of a weighted loss; gradients are still to come.
     fn weighted(&mut self, losses: Vec<Option<f64>>, counts: Counts, step: u64) -> (Local, Factors) {
-        let refused = self.not_finite_losses(&losses);
         let weights = self.balancer.weights(&losses, step);
         let coefficients = self.balancer.of_weights(&weights);
         let c = coefficients.shared.as_ref().and_then(|groups| groups.first()).unwrap_or(&weights);
@@ -137,8 +127,21 @@ impl<F: TorchReal + Number> Learner<F> {
         };
         let private_units = if factors.serve_private { c.clone() } else { counts.total.clone() };
         let coefficients = Some(coefficients);
-        let local = Local { grads: None, losses, counts, weights, coefficients, gram: None, private_units, refused };
-        (local, factors)
+        (Local { coefficients, private_units, ..self.agreed(losses, counts, weights) }, factors)
+    }
+
+    /// What the ranks agreed on; gradients of unweighted sums are still to come.
+    fn agreed(&self, losses: Vec<Option<f64>>, counts: Counts, weights: Vec<f64>) -> Local {
+        Local {
+            grads: None,
+            refused: self.not_finite_losses(&losses),
+            losses,
+            weights,
+            coefficients: None,
+            gram: None,
+            private_units: counts.total.clone(),
+            counts,
+        }
     }
 
     /// `T` backwards through the heads to the representation, balancing there, and one backward through the encoder.
@@ -160,16 +163,7 @@ impl<F: TorchReal + Number> Learner<F> {
         }
         let (losses, counts) = phases.time(Phase::Losses, || self.global_losses(&sums, 1, &at))?;
         let weights = self.balancer.weights(&losses, at.step);
-        let mut local = Local {
-            grads: None,
-            refused: self.not_finite_losses(&losses),
-            losses,
-            weights,
-            coefficients: None,
-            gram: None,
-            private_units: counts.total.clone(),
-            counts,
-        };
+        let mut local = self.agreed(losses, counts, weights);
         let all: Vec<usize> = (0..n_tasks).collect();
         let mut sum = GramSum::new(1, n_tasks, n_tasks);
         sum.add_products(0, &all, &products);
