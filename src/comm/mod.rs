@@ -1,4 +1,5 @@
-//! How ranks exchange numbers. One trait, [`Collective`]; the step, balancing and checkpoints know nothing else.
+//! How ranks exchange numbers. [`Collective`] moves numbers in host memory, and all that ranks decide together;
+//! [`tensors::TensorCollective`] moves the rows of gradients and parameters where they live.
 //!
 //! * [`solo`]: a world of one.
 //! * [`threads`]: ranks as threads of one process, for tests and for embedding.
@@ -9,6 +10,7 @@ mod launch;
 pub mod mpi;
 pub mod reduce;
 pub mod solo;
+pub mod tensors;
 pub mod threads;
 
 pub use launch::{connect, launched, rank_by_launcher, threads_by_environment, world_by_launcher};
