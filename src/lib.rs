@@ -42,8 +42,8 @@
 //! |---|---|---|
 //! | `anyhow::` | everything | nothing |
 //! | `mpi::` (rsmpi) | everything | `comm/mpi.rs` |
-//! | `torch_sys::` | everything | `ffi.rs` |
-//! | `unsafe` | everything | `ffi.rs`, `kernel/`, `comm/`, `cli/doctor/facts.rs` |
+//! | `torch_sys::` | everything | `ffi/` |
+//! | `unsafe` | everything | `ffi/`, `kernel/`, `comm/`, `cli/doctor/facts.rs` |
 //! | `env::var`, `env::var_os`, `env::vars` | everything | `comm/`, `cli/`, `log/`, `config/` |
 //! | `tch::` | `balance/`, `checkpoint/`, `config/`, `eval/metrics/`, `rng.rs`, `world.rs` | nothing |
 //! | `crate::comm` | `balance/` | `balance/global.rs` |

@@ -1,9 +1,16 @@
 //! The few things we need from libtorch and libc that no safe wrapper offers.
 
+mod dispatch;
+mod modes;
+
+pub use dispatch::{FusedAdam, fused_adam};
+pub use modes::{allow_tf32, deterministic_convolutions};
+
 use crate::kernel::Real;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tch::kind::Element;
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// libtorch's name of a float kind.
 pub trait TorchReal: Real + tch::kind::Element {}
@@ -46,6 +53,61 @@ pub fn numbers_mut<F: TorchReal>(t: &mut Tensor) -> &mut [F] {
     // SAFETY: as in `numbers`; `&mut` on the owner keeps other slices of it away, and views (parameters of the
     // model) are read by libtorch in forward and backward passes only, which do not overlap with updates.
     unsafe { std::slice::from_raw_parts_mut(t.data_ptr().cast::<F>(), t.numel()) }
+}
+
+static READS: AtomicU64 = AtomicU64::new(0);
+
+/// How often [`read`] has waited for a device so far.
+pub fn reads() -> u64 {
+    READS.load(Ordering::Relaxed)
+}
+
+/// All numbers of some tensors, one tensor after the other: **waits** until the device has computed them, once for all of
+/// them. A training step comes here once.
+///
+/// # Panics
+/// If libtorch cannot copy them.
+pub fn read(tensors: &[Tensor]) -> Vec<f64> {
+    if tensors.is_empty() {
+        return Vec::new();
+    }
+    READS.fetch_add(1, Ordering::Relaxed);
+    let flat: Vec<Tensor> = tensors.iter().map(|t| t.detach().reshape([-1]).to_kind(Kind::Double)).collect();
+    let all = if let [one] = flat.as_slice() { one.shallow_clone() } else { Tensor::cat(&flat, 0) };
+    numbers::<f64>(&all.to_device(Device::Cpu).contiguous()).to_vec()
+}
+
+/// The numbers of one tensor, wherever it is, as `F`.
+///
+/// # Panics
+/// If libtorch cannot copy them.
+pub fn values<F: TorchReal>(tensor: &Tensor) -> Vec<F> {
+    numbers::<F>(&tensor.detach().to_kind(F::KIND).to_device(Device::Cpu).contiguous()).to_vec()
+}
+
+/// Writes numbers into a tensor, wherever it is and of whatever kind.
+///
+/// # Panics
+/// If there are not as many.
+pub fn write<F: TorchReal>(tensor: &Tensor, values: &[F]) {
+    let source = tensor_of(values, &[values.len()]).reshape(tensor.size());
+    let _no_grad = tch::no_grad_guard();
+    tensor.shallow_clone().copy_(&source);
+}
+
+/// The bytes of a tensor, wherever it is.
+///
+/// # Panics
+/// If libtorch cannot copy them.
+pub fn bytes(tensor: &Tensor) -> Vec<u8> {
+    let host = tensor.detach().to_device(Device::Cpu).contiguous();
+    let n = host.numel() * host.kind().elt_size_in_bytes();
+    if n == 0 {
+        return Vec::new();
+    }
+    // SAFETY: `host` is contiguous on the host, so its `numel` elements of that size lie there one after the other,
+    // initialised, and live as long as `host`.
+    unsafe { std::slice::from_raw_parts(host.data_ptr().cast::<u8>(), n) }.to_vec()
 }
 
 /// A tensor of `shape` on the host with a copy of `data`, row-major.
@@ -133,6 +195,19 @@ mod tests {
         assert_eq!(tensor.double_value(&[1, 0]), 4.0);
         assert_eq!(Vec::<i64>::try_from(tensor_of(&[-7i64, i64::MAX], &[2])).unwrap(), [-7, i64::MAX]);
         assert_eq!(tensor_of::<i64>(&[], &[0]).size(), [0]);
+    }
+
+    #[test]
+    fn tensors_of_any_kind_are_read_at_once_and_written() {
+        let (a, b) = (Tensor::from_slice(&[1.0f32, 2.0]).reshape([1, 2]), Tensor::from_slice(&[0.5f64]));
+        let half = Tensor::zeros([2], (Kind::BFloat16, Device::Cpu));
+        let before = reads();
+        assert_eq!(read(&[a.shallow_clone(), b]), [1.0, 2.0, 0.5]);
+        assert!(reads() > before);
+        write(&half, &[1.0f32, -3.0]);
+        assert_eq!(values::<f64>(&half), [1.0, -3.0]);
+        assert_eq!(bytes(&half), [0x80, 0x3f, 0x40, 0xc0]);
+        assert_eq!(read(&[]), [0.0; 0]);
     }
 
     #[test]
