@@ -8,11 +8,13 @@ mod fixture;
 mod modes;
 #[path = "equivalence/resume.rs"]
 mod resume;
+#[path = "equivalence/tensors.rs"]
+mod tensors;
 
 use fixture::{config, learner, slice};
 use polytask::comm::{Collective, Number, Solo, Threads};
 use polytask::config::Config;
-use polytask::ffi::{TorchReal, numbers};
+use polytask::ffi::{TorchReal, values};
 
 /// Steps of a run.
 const STEPS: u64 = 4;
@@ -86,7 +88,7 @@ fn train<F: TorchReal + Number>(config: &Config, comm: &dyn Collective, accumula
         assert_eq!(report.refused, None);
         coef = report.coefficients.mean().unwrap_or_default();
     }
-    let flat = numbers::<F>(&learner.model.params.flat);
+    let flat = values::<F>(&learner.model.params.flat);
     (learner.model.params.entries.iter().map(|e| flat[e.range.clone()].to_vec()).collect(), coef)
 }
 
@@ -107,7 +109,7 @@ fn check<F: TorchReal + Number>(tolerance: f64) {
             let start = {
                 let config = config(balance, optim, "sharded");
                 let learner = learner::<F>(&config, &Solo);
-                let flat = numbers::<F>(&learner.model.params.flat);
+                let flat = values::<F>(&learner.model.params.flat);
                 let params: Vec<Vec<F>> =
                     learner.model.params.entries.iter().map(|e| flat[e.range.clone()].to_vec()).collect();
                 flatten(&params)

@@ -91,7 +91,12 @@ impl GramSum {
 
     /// Adds a range of gradients that belongs to one task alone.
     pub fn add_private<F: Real>(&mut self, task: usize, grads: &[F]) {
-        self.sums[self.n_groups * self.n_rows * self.n_rows + task] += crate::kernel::dot(grads, grads);
+        self.add_private_square(task, crate::kernel::dot(grads, grads));
+    }
+
+    /// Adds the squared norm of a range of gradients that belongs to one task alone.
+    pub fn add_private_square(&mut self, task: usize, square: f64) {
+        self.sums[self.n_groups * self.n_rows * self.n_rows + task] += square;
     }
 
     /// Sums over ranks and divides by counts, which turns sums over samples into means: row `r` by `row_counts[r]`, the

@@ -51,7 +51,7 @@ impl BenchArgs {
             setup::device(&config)?;
             setup::set_threads(&config, comm);
             let times = match config.train.precision {
-                Precision::F32 => self.measure::<f32>(&config, comm)?,
+                Precision::F32 | Precision::Bf16 => self.measure::<f32>(&config, comm)?,
                 Precision::F64 => self.measure::<f64>(&config, comm)?,
             };
             if comm.world().is_main() {

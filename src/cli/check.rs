@@ -36,7 +36,7 @@ impl CheckArgs {
         setup::set_threads(&config, &Solo);
         let dataset = Dataset::open(&config)?;
         match config.train.precision {
-            Precision::F32 => self.check::<f32>(&config, &dataset)?,
+            Precision::F32 | Precision::Bf16 => self.check::<f32>(&config, &dataset)?,
             Precision::F64 => self.check::<f64>(&config, &dataset)?,
         }
         Ok(exit::DONE)

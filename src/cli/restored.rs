@@ -99,8 +99,12 @@ pub(super) fn model(
 ) -> Result<(Model, Vec<Box<dyn TaskLoss>>)> {
     let (mut model, losses) = setup::build_model(config, dims, tasks, 1)?;
     match config.train.precision {
-        Precision::F32 => load_model::<f32>(&mut model.params, &start.snapshot, &start.path)?,
+        Precision::F32 | Precision::Bf16 => load_model::<f32>(&mut model.params, &start.snapshot, &start.path)?,
         Precision::F64 => load_model::<f64>(&mut model.params, &start.snapshot, &start.path)?,
+    }
+    if config.train.precision == Precision::Bf16 {
+        // The parameters as training rounded them for its own evaluations.
+        model.place(tch::Kind::BFloat16, model.device());
     }
     Ok((model, losses))
 }

@@ -36,6 +36,8 @@ pub struct Train {
     pub device: String,
     /// Kind of parameters and activations.
     pub precision: Precision,
+    /// Who computes what follows the backward passes.
+    pub engine: Engine,
     /// Evaluate on the validation split every so many epochs (0: only at the end).
     pub eval_every_epochs: u64,
     /// Evaluate every so many steps instead, when set.
@@ -61,6 +63,7 @@ impl Default for Train {
             steps: None,
             device: "auto".into(),
             precision: Precision::F32,
+            engine: Engine::Auto,
             eval_every_epochs: 1,
             eval_every_steps: None,
             eval_batch: 1024,
@@ -81,6 +84,28 @@ pub enum Precision {
     F32,
     /// 64-bit floats: for tests of exactness, slow.
     F64,
+    /// Activations and gradients in 16 bits (bfloat16), masters, losses, reduction and optimizer in 32: for GPUs.
+    Bf16,
+}
+
+/// Who computes what follows the backward passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Engine {
+    /// Our own kernels on the CPU; libtorch on GPUs and for `bf16`.
+    Auto,
+    /// Operations of libtorch, on a CPU too: for comparison.
+    Tensors,
+}
+
+/// In which floats gradients travel between ranks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Wire {
+    /// As they are summed: in 32 bits, or 64 with `train.precision: f64`.
+    F32,
+    /// In 16 bits (bfloat16): half the bytes, and sums of 8 bits of mantissa. With tensors alone (GPUs, `bf16`).
+    Bf16,
 }
 
 /// What to do when a global loss or gradient is not finite.
@@ -101,11 +126,22 @@ pub struct Comm {
     pub backend: Backend,
     /// How per-task gradients are reduced.
     pub reduction: Reduction,
+    /// In which floats gradients travel.
+    pub wire: Wire,
+    /// MiB of 32-bit gradients after which a part of the encoder is sent off while the backward pass goes on (tensors alone).
+    pub bucket_mb: f64,
+}
+
+impl Comm {
+    /// [`Comm::bucket_mb`] as a number of parameters.
+    pub fn bucket(&self) -> usize {
+        (self.bucket_mb * f64::from(1 << 18)) as usize
+    }
 }
 
 impl Default for Comm {
     fn default() -> Self {
-        Comm { backend: Backend::Auto, reduction: Reduction::Sharded }
+        Comm { backend: Backend::Auto, reduction: Reduction::Sharded, wire: Wire::F32, bucket_mb: 25.0 }
     }
 }
 

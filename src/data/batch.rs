@@ -1,6 +1,7 @@
 //! What a step sees of the data: inputs and targets of one rank's slice, as tensors on the host.
 
-use tch::Tensor;
+use crate::ffi::send;
+use tch::{Device, Tensor};
 
 /// Inputs of some samples of one source, already transformed. At least one field is there; all have `n` samples.
 #[derive(Debug)]
@@ -13,6 +14,30 @@ pub struct Inputs {
     pub tokens: Option<Tokens>,
     /// Images: `f32 [n, channels, height, width]` in `[0, 1]`.
     pub image: Option<Tensor>,
+}
+
+impl Inputs {
+    /// Where they are.
+    pub fn device(&self) -> Device {
+        let tokens = self.tokens.as_ref().map(|t| &t.ids);
+        let any = [&self.dense, &self.categorical, &self.image].into_iter().find_map(Option::as_ref).or(tokens);
+        any.map_or(Device::Cpu, Tensor::device)
+    }
+
+    /// The same on another device; see [`Batch::to`].
+    pub fn to(&self, device: Device) -> Inputs {
+        self.map(&|t| send(t, device))
+    }
+
+    fn map(&self, f: &dyn Fn(&Tensor) -> Tensor) -> Inputs {
+        let tokens = |t: &Tokens| Tokens { ids: f(&t.ids), offsets: f(&t.offsets) };
+        Inputs {
+            dense: self.dense.as_ref().map(f),
+            categorical: self.categorical.as_ref().map(f),
+            tokens: self.tokens.as_ref().map(tokens),
+            image: self.image.as_ref().map(f),
+        }
+    }
 }
 
 /// Bags of word indices in the form of libtorch's `embedding_bag`. An empty text is an empty bag.
@@ -68,4 +93,35 @@ pub struct Part {
 pub struct Batch {
     /// Parts in the order of the sources.
     pub parts: Vec<Part>,
+}
+
+impl Batch {
+    /// The same on another device. The copies are enqueued there; the host does not wait for them.
+    pub fn to(&self, device: Device) -> Batch {
+        self.map(&|t| send(t, device))
+    }
+
+    /// The same in page-locked memory of the host, from which a GPU copies by itself: for a loader's thread.
+    ///
+    /// # Panics
+    /// If there is no GPU.
+    pub fn pinned(&self, device: Device) -> Batch {
+        self.map(&|t| t.pin_memory(device))
+    }
+
+    fn map(&self, f: &dyn Fn(&Tensor) -> Tensor) -> Batch {
+        let target = |t: &Target| Target {
+            task: t.task,
+            values: f(&t.values),
+            mask: t.mask.as_ref().map(f),
+            n_labelled: t.n_labelled,
+        };
+        let part = |p: &Part| Part {
+            source: p.source,
+            len: p.len,
+            inputs: p.inputs.map(f),
+            targets: p.targets.iter().map(target).collect(),
+        };
+        Batch { parts: self.parts.iter().map(part).collect() }
+    }
 }

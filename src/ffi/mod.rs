@@ -7,8 +7,8 @@ pub use dispatch::{FusedAdam, fused_adam};
 pub use modes::{allow_tf32, deterministic_convolutions};
 
 use crate::kernel::Real;
+use std::cell::Cell;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use tch::kind::Element;
 use tch::{Device, Kind, Tensor};
 
@@ -55,11 +55,29 @@ pub fn numbers_mut<F: TorchReal>(t: &mut Tensor) -> &mut [F] {
     unsafe { std::slice::from_raw_parts_mut(t.data_ptr().cast::<F>(), t.numel()) }
 }
 
-static READS: AtomicU64 = AtomicU64::new(0);
+thread_local! {
+    static READS: Cell<u64> = const { Cell::new(0) };
+}
 
-/// How often [`read`] has waited for a device so far.
-pub fn reads() -> u64 {
-    READS.load(Ordering::Relaxed)
+/// How often this thread has waited for a device in [`read`] and [`values`] so far.
+pub fn reads_here() -> u64 {
+    READS.get()
+}
+
+/// The tensor on another device; the host does not wait for the copy.
+///
+/// A plain copy from ordinary host memory makes the host wait for all the device has to do before; from page-locked memory,
+/// which libtorch keeps until the device is done with it, it does not.
+pub fn send(tensor: &Tensor, device: Device) -> Tensor {
+    if tensor.device() == device {
+        return tensor.shallow_clone();
+    }
+    let source = if device.is_cuda() && tensor.device() == Device::Cpu && !tensor.is_pinned(device) {
+        tensor.pin_memory(device)
+    } else {
+        tensor.shallow_clone()
+    };
+    source.to_dtype_layout((tensor.kind(), device), true, false)
 }
 
 /// All numbers of some tensors, one tensor after the other: **waits** until the device has computed them, once for all of
@@ -71,7 +89,7 @@ pub fn read(tensors: &[Tensor]) -> Vec<f64> {
     if tensors.is_empty() {
         return Vec::new();
     }
-    READS.fetch_add(1, Ordering::Relaxed);
+    READS.set(READS.get() + 1);
     let flat: Vec<Tensor> = tensors.iter().map(|t| t.detach().reshape([-1]).to_kind(Kind::Double)).collect();
     let all = if let [one] = flat.as_slice() { one.shallow_clone() } else { Tensor::cat(&flat, 0) };
     numbers::<f64>(&all.to_device(Device::Cpu).contiguous()).to_vec()
@@ -82,6 +100,7 @@ pub fn read(tensors: &[Tensor]) -> Vec<f64> {
 /// # Panics
 /// If libtorch cannot copy them.
 pub fn values<F: TorchReal>(tensor: &Tensor) -> Vec<F> {
+    READS.set(READS.get() + 1);
     numbers::<F>(&tensor.detach().to_kind(F::KIND).to_device(Device::Cpu).contiguous()).to_vec()
 }
 
@@ -201,9 +220,9 @@ mod tests {
     fn tensors_of_any_kind_are_read_at_once_and_written() {
         let (a, b) = (Tensor::from_slice(&[1.0f32, 2.0]).reshape([1, 2]), Tensor::from_slice(&[0.5f64]));
         let half = Tensor::zeros([2], (Kind::BFloat16, Device::Cpu));
-        let before = reads();
+        let before = reads_here();
         assert_eq!(read(&[a.shallow_clone(), b]), [1.0, 2.0, 0.5]);
-        assert!(reads() > before);
+        assert_eq!(reads_here(), before + 1);
         write(&half, &[1.0f32, -3.0]);
         assert_eq!(values::<f64>(&half), [1.0, -3.0]);
         assert_eq!(bytes(&half), [0x80, 0x3f, 0x40, 0xc0]);

@@ -20,6 +20,12 @@ pub trait Encoder {
 
     /// The output of every stage, `[n, widths[k]]` each.
     fn forward(&self, inputs: &Inputs, train: bool) -> Vec<Tensor>;
+
+    /// Whether what comes before a stage reaches what comes after it through that stage's output alone: the backward
+    /// pass can then be cut there. Not so, for example, where a connection skips a stage.
+    fn is_chain(&self) -> bool {
+        false
+    }
 }
 
 /// What turns a representation into a task's output.
@@ -79,6 +85,7 @@ pub enum ModelError {
 pub struct Model {
     /// All parameters.
     pub params: Params,
+    device: Device,
     encoder: Box<dyn Encoder>,
     heads: Vec<(usize, Box<dyn Head>)>,
 }
@@ -90,7 +97,9 @@ impl std::fmt::Debug for Model {
 }
 
 impl Model {
-    /// Builds the configured model. The initial parameters depend on the seed alone.
+    #[allow(clippy::too_many_arguments)]
+    /// Builds the configured model. The initial parameters depend on the seed alone. Segments of parameters end with the
+    /// stage of the encoder once they hold `bucket` parameters.
     ///
     /// # Errors
     /// If the encoder cannot take the inputs, or a head asks for a stage that is not there.
@@ -102,10 +111,14 @@ impl Model {
         device: Device,
         seed: u64,
         world_size: usize,
+        bucket: usize,
     ) -> Result<Model, ModelError> {
         let kind = kind_of(precision);
         let config::Sharing::Hard = config.sharing;
-        Model::assemble(tasks, kind, device, seed, world_size, |b| encoders::build(&config.encoder, dims, b))
+        Model::assemble(tasks, kind, device, seed, world_size, |b| {
+            b.bucket(bucket);
+            encoders::build(&config.encoder, dims, b)
+        })
     }
 
     /// Builds a model with hard sharing around any encoder. `encoder` makes its parameters with the builder and calls
@@ -154,12 +167,40 @@ impl Model {
         if used < last {
             return Err(ModelError::Unused { used, last });
         }
-        Ok(Model { params: builder.finish(world_size), encoder, heads })
+        Ok(Model { params: builder.finish(world_size), device, encoder, heads })
     }
 
-    /// The encoder's stages for some inputs.
+    /// The encoder's stages for some inputs, which are brought to the model's device if they are elsewhere.
     pub fn represent(&self, inputs: &Inputs, train: bool) -> Vec<Tensor> {
-        self.encoder.forward(inputs, train)
+        if inputs.device() == self.device {
+            return self.encoder.forward(inputs, train);
+        }
+        self.encoder.forward(&inputs.to(self.device), train)
+    }
+
+    /// Moves the parameters to a device and turns them into another kind.
+    pub fn place(&mut self, kind: Kind, device: Device) {
+        self.params.place(kind, device);
+        self.device = device;
+    }
+
+    /// Where the model computes.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// Stages at whose outputs a backward pass may be cut so that each piece completes segments of parameters: the last
+    /// stages of shared segments, ascending. None if the encoder is no chain, or not all heads sit on its last stage.
+    pub fn cuts(&self) -> Vec<usize> {
+        let last = self.encoder.widths().len() - 1;
+        if !self.encoder.is_chain() || self.heads.iter().any(|(stage, _)| *stage != last) {
+            return Vec::new();
+        }
+        let shared = self.params.segments.iter().filter(|s| matches!(s.rows, Rows::Shared(_)));
+        let ends = shared.filter_map(|s| self.params.entries[self.params.entries_in(s)].last()?.stage);
+        let mut cuts: Vec<usize> = ends.filter(|&stage| stage < last).collect();
+        cuts.dedup();
+        cuts
     }
 
     /// The output of one task, `[n, outputs]`, from the encoder's stages.
@@ -174,10 +215,10 @@ impl Model {
     }
 }
 
-/// libtorch's kind for a configured precision.
+/// libtorch's kind of the parameters for a configured precision; for 16 bits, of their masters.
 pub fn kind_of(precision: config::Precision) -> Kind {
     match precision {
-        config::Precision::F32 => Kind::Float,
+        config::Precision::F32 | config::Precision::Bf16 => Kind::Float,
         config::Precision::F64 => Kind::Double,
     }
 }

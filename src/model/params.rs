@@ -2,7 +2,8 @@
 //!
 //! Every parameter belongs to a **scope**: the set of tasks whose loss reaches it. The flat buffer is cut into
 //! [`Segment`]s: one per scope of two tasks or more (all tasks first), then one segment with all parameters that
-//! belong to a single task. Segments are padded so that `W` ranks own equal blocks. Reduction, balancing, the
+//! belong to a single task. A long one is cut between stages of the encoder, so that the gradients of late stages can be
+//! on their way while early ones are still computed. Segments are padded so that `W` ranks own equal blocks. Reduction, balancing, the
 //! optimizer, checkpoints and checksums work on these ranges; the model sees ordinary tensors that are views.
 
 use crate::rng::{Stream, rng};
@@ -12,6 +13,10 @@ use tch::{Device, Kind, Tensor};
 
 /// Parameters start at multiples of this many elements (64 bytes of `f32`), as libtorch's own allocations do.
 const ALIGN: usize = 16;
+
+/// Parameters of a segment from which on it ends with the stage: 25 MiB of `f32`, PyTorch's size of a bucket. Where
+/// segments end does not depend on the number of ranks.
+pub const BUCKET: usize = 25 << 18;
 
 /// How a parameter starts.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -33,6 +38,8 @@ pub struct ParamBuilder {
     /// Stage to which each task's head is attached; `None`: the last.
     stages: Vec<Option<usize>>,
     scope: Vec<usize>,
+    stage: Option<usize>,
+    bucket: usize,
     drafts: Vec<Draft>,
 }
 
@@ -40,6 +47,7 @@ pub struct ParamBuilder {
 struct Draft {
     name: String,
     scope: Vec<usize>,
+    stage: Option<usize>,
     tensor: Tensor,
 }
 
@@ -47,7 +55,7 @@ impl ParamBuilder {
     /// A builder for a model whose task `t` has its head at stage `stages[t]` (`None`: the last).
     pub fn new(kind: Kind, device: Device, seed: u64, stages: Vec<Option<usize>>) -> Self {
         let scope = (0..stages.len()).collect();
-        ParamBuilder { kind, device, seed, stages, scope, drafts: Vec::new() }
+        ParamBuilder { kind, device, seed, stages, scope, stage: None, bucket: BUCKET, drafts: Vec::new() }
     }
 
     /// The parameters that follow belong to stage `stage` of the encoder: they are reached by the tasks whose heads
@@ -55,6 +63,12 @@ impl ParamBuilder {
     pub fn stage(&mut self, stage: usize) {
         let reaches = |at: &Option<usize>| at.is_none_or(|at| at >= stage);
         self.scope = (0..self.stages.len()).filter(|&t| reaches(&self.stages[t])).collect();
+        self.stage = Some(stage);
+    }
+
+    /// Shared segments end with the stage once they hold `n` parameters; the default is 25 MiB of `f32`.
+    pub fn bucket(&mut self, n: usize) {
+        self.bucket = n.max(1);
     }
 
     /// The parameters that follow belong to these tasks.
@@ -66,6 +80,7 @@ impl ParamBuilder {
         self.scope = tasks.to_vec();
         self.scope.sort_unstable();
         self.scope.dedup();
+        self.stage = None;
     }
 
     /// A new parameter. Its values depend on the seed and on how many parameters came before, not on the kind of
@@ -86,7 +101,8 @@ impl ParamBuilder {
         let shape: Vec<i64> = shape.iter().map(|&d| d as i64).collect();
         let tensor = Tensor::from_slice(&values).reshape(shape).to_kind(self.kind).to_device(self.device);
         let tensor = tensor.set_requires_grad(true);
-        self.drafts.push(Draft { name, scope: self.scope.clone(), tensor: tensor.shallow_clone() });
+        let (scope, stage) = (self.scope.clone(), self.stage);
+        self.drafts.push(Draft { name, scope, stage, tensor: tensor.shallow_clone() });
         tensor
     }
 
@@ -109,48 +125,62 @@ impl ParamBuilder {
         }
         scopes.sort_by_key(|scope| (std::cmp::Reverse(scope.len()), scope.clone()));
 
-        let block = ALIGN * world_size;
+        let (bucket, block) = (self.bucket, ALIGN * world_size);
         let (mut entries, mut segments, mut at) = (Vec::new(), Vec::new(), 0);
-        let mut drafts: Vec<Option<Draft>> = self.drafts.into_iter().map(Some).collect();
-        for segment in (0..=scopes.len()).map(|k| scopes.get(k)) {
-            let start = at;
+        let (shared, private): (Vec<Draft>, Vec<Draft>) =
+            self.drafts.into_iter().partition(|d| is_shared(&d.scope, n_tasks));
+        let mut groups: Vec<Vec<Draft>> = Vec::new();
+        let mut shared: Vec<Option<Draft>> = shared.into_iter().map(Some).collect();
+        for scope in &scopes {
+            let mine = shared.iter_mut().filter(|d| d.as_ref().is_some_and(|d| d.scope == *scope));
+            groups.extend(buckets(mine.filter_map(Option::take).collect(), bucket));
+        }
+        groups.push(private);
+        for group in groups.into_iter().filter(|group| !group.is_empty()) {
+            let (start, is_private) = (at, !is_shared(&group[0].scope, n_tasks));
+            let scope = group[0].scope.clone();
             let mut owned: Vec<(usize, Range<usize>)> = Vec::new();
-            for slot in &mut drafts {
-                let mine = |d: &Draft| match segment {
-                    Some(scope) => d.scope == *scope,
-                    None => !is_shared(&d.scope, n_tasks),
-                };
-                if !slot.as_ref().is_some_and(mine) {
-                    continue;
+            for Draft { name, scope, stage, tensor } in group {
+                let range = at..at + tensor.numel();
+                at = range.end.next_multiple_of(ALIGN);
+                if is_private {
+                    owned.extend(scope.iter().map(|&t| (t, range.clone())));
                 }
-                if let Some(draft) = slot.take() {
-                    let range = at..at + draft.tensor.numel();
-                    at = range.end.next_multiple_of(ALIGN);
-                    if segment.is_none() {
-                        owned.extend(draft.scope.iter().map(|&t| (t, range.clone())));
-                    }
-                    let shape = draft.tensor.size().iter().map(|&d| d as usize).collect();
-                    entries.push(Entry { name: draft.name, shape, scope: draft.scope, range, tensor: draft.tensor });
-                }
+                let shape = tensor.size().iter().map(|&d| d as usize).collect();
+                entries.push(Entry { name, shape, scope, stage, range, tensor });
             }
             at = start + (at - start).next_multiple_of(block);
-            if at > start {
-                let rows = segment.map_or(Rows::Private(owned), |scope| Rows::Shared(scope.clone()));
-                segments.push(Segment { range: start..at, rows });
-            }
+            let rows = if is_private { Rows::Private(owned) } else { Rows::Shared(scope) };
+            segments.push(Segment { range: start..at, rows });
         }
 
         let flat = Tensor::zeros([at as i64], (self.kind, self.device));
-        for entry in &mut entries {
+        for entry in &entries {
             let mut view = flat.narrow(0, entry.range.start as i64, entry.range.len() as i64);
-            let view = tch::no_grad(|| {
-                view.copy_(&entry.tensor.reshape([-1]));
-                view.reshape(entry.shape.iter().map(|&d| d as i64).collect::<Vec<_>>())
-            });
-            entry.tensor.set_data(&view);
+            tch::no_grad(|| view.copy_(&entry.tensor.reshape([-1])));
         }
-        Params { flat, entries, segments, n_tasks, world_size }
+        let mut params = Params { flat, entries, segments, n_tasks, world_size };
+        params.point_at_buffer();
+        params
     }
+}
+
+/// Cuts the parameters of a segment, in creation order, between stages wherever a part is long enough.
+fn buckets(drafts: Vec<Draft>, long_enough: usize) -> Vec<Vec<Draft>> {
+    let mut parts: Vec<Vec<Draft>> = Vec::new();
+    let mut len = 0;
+    for draft in drafts {
+        let goes_on = parts.last().and_then(|part| part.last()).is_some_and(|last| last.stage == draft.stage);
+        if parts.is_empty() || (!goes_on && len >= long_enough) {
+            parts.push(Vec::new());
+            len = 0;
+        }
+        len += draft.tensor.numel();
+        if let Some(part) = parts.last_mut() {
+            part.push(draft);
+        }
+    }
+    parts
 }
 
 /// Parameters of all tasks make the matrix `J`; so do those of two tasks or more.
@@ -188,6 +218,8 @@ pub struct Entry {
     pub shape: Vec<usize>,
     /// Tasks whose loss reaches it, ascending.
     pub scope: Vec<usize>,
+    /// Stage of the encoder to which it belongs; `None`: a head, or nobody said.
+    pub stage: Option<usize>,
     /// Place in the flat buffer.
     pub range: Range<usize>,
     /// The leaf tensor that the model uses: a view of the flat buffer.
@@ -213,6 +245,20 @@ pub enum Rows {
 }
 
 impl Params {
+    /// Moves the buffer to a device and turns it into another kind; the model's tensors follow.
+    pub fn place(&mut self, kind: Kind, device: Device) {
+        self.flat = self.flat.to_kind(kind).to_device(device);
+        self.point_at_buffer();
+    }
+
+    /// Makes the model's tensors views of the buffer.
+    fn point_at_buffer(&mut self) {
+        for entry in &mut self.entries {
+            let view = self.flat.narrow(0, entry.range.start as i64, entry.range.len() as i64);
+            entry.tensor.set_data(&view.reshape(entry.shape.iter().map(|&d| d as i64).collect::<Vec<_>>()));
+        }
+    }
+
     /// The part of each segment that belongs to `rank` of `size` blocks.
     pub fn blocks(&self, rank: usize, size: usize) -> Vec<Range<usize>> {
         self.segments

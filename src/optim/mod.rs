@@ -19,6 +19,13 @@ pub struct Optimizer<F> {
     pub second: Vec<F>,
 }
 
+impl<F> Optimizer<F> {
+    /// What was configured.
+    pub fn config(&self) -> &Optim {
+        &self.config
+    }
+}
+
 impl<F: Real> Optimizer<F> {
     /// A fresh optimizer for a shard of `n` parameters.
     pub fn new(config: &Optim, n: usize) -> Self {

@@ -2,15 +2,16 @@
 
 use super::losses::TaskLoss;
 use crate::data::{Batch, Part, Target};
+use crate::ffi::read;
 use crate::model::Model;
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 /// The loss of one task on one part of a batch.
 #[derive(Debug)]
 pub struct Term {
     /// Task.
     pub task: usize,
-    /// Part of the batch; terms of one part share the encoder's graph.
+    /// Which of the parts with terms; those of one part share the encoder's graph.
     pub part: usize,
     /// Sum of the loss over the part's labels, with the graph alive.
     pub sum: Tensor,
@@ -21,23 +22,52 @@ pub struct Term {
 pub struct Forward {
     /// Terms with at least one label, by part, then task.
     pub terms: Vec<Term>,
-    /// Local sum of each task's loss `[T]`.
-    pub sums: Vec<f64>,
+    /// By part that has terms: the outputs of the encoder's stages, with the graph alive.
+    pub stages: Vec<Vec<Tensor>>,
+}
+
+/// Local loss sums of several passes. They stay where they were computed until somebody reads them, which waits for a
+/// device.
+#[derive(Debug, Default)]
+pub struct LossSums(Vec<(usize, Tensor)>);
+
+impl LossSums {
+    /// Adds the losses of a pass.
+    pub fn add(&mut self, terms: &[Term]) {
+        self.0.extend(terms.iter().map(|term| (term.task, term.sum.detach())));
+    }
+
+    /// What is to be read: as many numbers as there are terms; `None` without any.
+    pub fn tensor(&self) -> Option<Tensor> {
+        let sums: Vec<Tensor> = self.0.iter().map(|(_, sum)| sum.to_kind(Kind::Double)).collect();
+        (!sums.is_empty()).then(|| Tensor::stack(&sums, 0))
+    }
+
+    /// Local sum of each task's loss `[T]`, from the values of [`Self::tensor`].
+    pub fn by_task(&self, values: &[f64], n_tasks: usize) -> Vec<f64> {
+        let mut sums = vec![0.0; n_tasks];
+        self.0.iter().zip(values).for_each(|((task, _), value)| sums[*task] += value);
+        sums
+    }
+
+    /// Local sum of each task's loss `[T]`: waits for the device.
+    pub fn read(&self, n_tasks: usize) -> Vec<f64> {
+        let values = read(self.tensor().as_slice());
+        self.by_task(&values, n_tasks)
+    }
 }
 
 /// Runs the model on a micro-batch, for the tasks that are active `[T]`.
 ///
 /// Each part has its own encoder graph: a backward of one task then touches only samples of that task's source.
 pub fn forward(model: &Model, losses: &[Box<dyn TaskLoss>], batch: &Batch, active: &[bool], train: bool) -> Forward {
-    let mut terms = Vec::new();
-    for (index, part) in batch.parts.iter().enumerate() {
-        if part.targets.iter().any(|t| is_wanted(t, active)) {
-            let stages = model.represent(&part.inputs, train);
-            terms.extend(terms_of(model, losses, index, part, &stages, active, train));
-        }
+    let mut pass = Forward { terms: Vec::new(), stages: Vec::new() };
+    for part in batch.parts.iter().filter(|part| part.targets.iter().any(|t| is_wanted(t, active))) {
+        let stages = model.represent(&part.inputs, train);
+        pass.terms.extend(terms_of(model, losses, pass.stages.len(), part, &stages, active, train));
+        pass.stages.push(stages);
     }
-    let sums = sums(&terms, losses.len());
-    Forward { terms, sums }
+    pass
 }
 
 /// Whether a target contributes to the loss of its task.
@@ -57,28 +87,17 @@ pub(super) fn terms_of(
 ) -> Vec<Term> {
     let term = |target: &Target| {
         let output = model.output(target.task, stages, train);
+        // Losses of a model in halves are computed, and added up, in 32 bits.
+        let output = if output.kind() == Kind::BFloat16 { output.to_kind(Kind::Float) } else { output };
         Term { task: target.task, part: index, sum: losses[target.task].sum(&output, target) }
     };
     part.targets.iter().filter(|t| is_wanted(t, active)).map(term).collect()
 }
 
-/// Local sum of each task's loss `[T]`, in one transfer for all tasks.
-pub(super) fn sums(terms: &[Term], n_tasks: usize) -> Vec<f64> {
-    let mut sums = vec![0.0; n_tasks];
-    if !terms.is_empty() {
-        let values = Tensor::stack(&terms.iter().map(|t| t.sum.detach()).collect::<Vec<_>>(), 0);
-        let values: Vec<f64> = Vec::try_from(values.to_kind(tch::Kind::Double)).unwrap_or_default();
-        for (term, value) in terms.iter().zip(values) {
-            sums[term.task] += value;
-        }
-    }
-    sums
-}
-
-/// Local counts `[T]` by which the loss sums of the active tasks are to be divided, over some micro-batches.
-pub fn counts(losses: &[Box<dyn TaskLoss>], batches: &[Batch], active: &[bool]) -> Vec<f64> {
+/// Local counts `[T]` by which the loss sums of the active tasks are to be divided, for a micro-batch on the host.
+pub fn counts(losses: &[Box<dyn TaskLoss>], batch: &Batch, active: &[bool]) -> Vec<f64> {
     let mut counts = vec![0.0; losses.len()];
-    for target in batches.iter().flat_map(|b| &b.parts).flat_map(|p| &p.targets).filter(|t| active[t.task]) {
+    for target in batch.parts.iter().flat_map(|p| &p.targets).filter(|t| active[t.task]) {
         counts[target.task] += losses[target.task].count(target);
     }
     counts

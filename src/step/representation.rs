@@ -8,14 +8,14 @@
 //! disjoint ranks, so the Gram matrix of the whole batch is the sum of the ranks' own. One backward of
 //! `sum_t c_t Z_t` through the encoder then gives the update.
 
-use super::forward::{is_wanted, sums, terms_of};
+use super::forward::{is_wanted, terms_of};
 use super::losses::TaskLoss;
 use super::{Grads, Term};
 use crate::data::Batch;
 use crate::ffi::{TorchReal, numbers};
 use crate::kernel::{Fragment, add_gram};
 use crate::model::{Model, Params};
-use tch::{TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 /// Losses of one micro-batch, with a cut between encoder and heads.
 #[derive(Debug)]
@@ -25,9 +25,7 @@ pub struct Cut {
     /// The same values as leaves of the heads' graphs.
     leaves: Vec<Vec<Tensor>>,
     /// Terms with at least one label; their graphs end at the leaves.
-    terms: Vec<Term>,
-    /// Local sum of each task's loss `[T]`.
-    pub sums: Vec<f64>,
+    pub terms: Vec<Term>,
 }
 
 /// `z[part][task][stage]`: gradients of local loss sums with respect to the leaves; `None` is zero.
@@ -42,7 +40,7 @@ pub fn forward_cut(
     active: &[bool],
     encoder_graph: bool,
 ) -> Cut {
-    let mut cut = Cut { stages: Vec::new(), leaves: Vec::new(), terms: Vec::new(), sums: Vec::new() };
+    let mut cut = Cut { stages: Vec::new(), leaves: Vec::new(), terms: Vec::new() };
     for part in &batch.parts {
         if !part.targets.iter().any(|t| is_wanted(t, active)) {
             continue;
@@ -58,7 +56,6 @@ pub fn forward_cut(
         cut.stages.push(stages);
         cut.leaves.push(leaves);
     }
-    cut.sums = sums(&cut.terms, losses.len());
     cut
 }
 
@@ -142,4 +139,21 @@ pub fn add_leaf_gram<F: TorchReal>(z: &LeafGrads, gram: &mut [f64]) {
             gram.iter_mut().zip(local).for_each(|(sum, x)| *sum += x);
         }
     }
+}
+
+/// As [`add_leaf_gram`], wherever the gradients are: `[T, T]` in 64 bits, enqueued.
+pub fn leaf_products(z: &LeafGrads, n_tasks: usize, device: Device) -> Tensor {
+    let total = Tensor::zeros([n_tasks as i64; 2], (Kind::Double, device));
+    for part in z {
+        let n_stages = part.iter().map(Vec::len).max().unwrap_or(0);
+        for k in 0..n_stages {
+            let tensors: Vec<Option<&Tensor>> = part.iter().map(|z| z.get(k).and_then(Option::as_ref)).collect();
+            let Some(like) = tensors.iter().find_map(|t| *t) else { continue };
+            let wide = if like.kind() == Kind::Double { Kind::Double } else { Kind::Float };
+            let row = |t: &Option<&Tensor>| t.map_or_else(|| like.zeros_like(), Tensor::shallow_clone).reshape([-1]);
+            let rows = Tensor::stack(&tensors.iter().map(row).collect::<Vec<_>>(), 0).to_kind(wide);
+            let _ = total.shallow_clone().g_add_(&rows.matmul(&rows.transpose(0, 1)).to_kind(Kind::Double));
+        }
+    }
+    total
 }

@@ -4,6 +4,7 @@
 //! reduction lays them out (`comm::reduce`).
 
 use super::Term;
+use crate::ffi::send;
 use crate::model::{Entry, Params};
 use tch::{TchError, Tensor};
 
@@ -61,6 +62,14 @@ impl Grads {
         Grads { shared, rows }
     }
 
+    /// Takes a row of a parameter's gradient away; `None` is zero.
+    pub fn take(&mut self, entry: usize, row: usize) -> Option<Tensor> {
+        match std::mem::replace(&mut self.rows[entry][row], Row::Zero) {
+            Row::Zero => None,
+            Row::Given(t) | Row::Sum(t) => Some(t),
+        }
+    }
+
     pub(super) fn add(&mut self, entry: usize, row: usize, grad: Tensor) {
         if !grad.defined() {
             return;
@@ -93,11 +102,17 @@ impl Grads {
 }
 
 /// Adds, for every task, the gradient of its local loss sum on independent batch `batch` to its rows. One backward per
-/// term.
+/// term; `done` is told the task after each, when its rows can be taken away already.
 ///
 /// # Errors
-/// If libtorch cannot run the backward pass.
-pub fn task_grads(params: &Params, terms: &[Term], batch: usize, grads: &mut Grads) -> Result<(), TchError> {
+/// If libtorch cannot run the backward pass, and those of `done`.
+pub fn task_grads<E: From<TchError>>(
+    params: &Params,
+    terms: &[Term],
+    batch: usize,
+    grads: &mut Grads,
+    done: &mut dyn FnMut(&mut Grads, usize) -> Result<(), E>,
+) -> Result<(), E> {
     for (index, term) in terms.iter().enumerate() {
         let row_of = |entry: &Entry| {
             let k = entry.scope.binary_search(&term.task).ok()?;
@@ -111,6 +126,7 @@ pub fn task_grads(params: &Params, terms: &[Term], batch: usize, grads: &mut Gra
         for ((entry, row), grad) in reached.iter().zip(Tensor::f_run_backward(&[&term.sum], &inputs, keep, false)?) {
             grads.add(*entry, *row, grad);
         }
+        done(grads, term.task)?;
     }
     Ok(())
 }
@@ -131,13 +147,7 @@ pub struct Factors {
 /// # Errors
 /// If libtorch cannot run the backward pass.
 pub fn weighted_grads(params: &Params, terms: &[Term], factors: &Factors, grads: &mut Grads) -> Result<(), TchError> {
-    let sums: Vec<Tensor> = terms.iter().map(|t| t.sum.shallow_clone()).collect();
-    if sums.is_empty() {
-        return Ok(());
-    }
-    let sums = Tensor::stack(&sums, 0);
-    let of: Vec<f64> = terms.iter().map(|t| factors.shared[t.task]).collect();
-    let weighted = sums.dot(&Tensor::from_slice(&of).to_kind(sums.kind()).to_device(sums.device()));
+    let Some((sums, weighted)) = weighted_sum(terms, &factors.shared) else { return Ok(()) };
     let (shared, private): (Vec<usize>, Vec<usize>) =
         (0..params.entries.len()).partition(|&e| params.is_shared(&params.entries[e]));
     if factors.serve_private {
@@ -146,4 +156,15 @@ pub fn weighted_grads(params: &Params, terms: &[Term], factors: &Factors, grads:
     }
     grads.add_backward(params, &sums.sum(sums.kind()), &private, true)?;
     grads.add_backward(params, &weighted, &shared, false)
+}
+
+/// All loss sums side by side, and `sum_t factor[t] * (local loss sum of t)`; `None` without terms.
+pub(super) fn weighted_sum(terms: &[Term], factors: &[f64]) -> Option<(Tensor, Tensor)> {
+    if terms.is_empty() {
+        return None;
+    }
+    let sums = Tensor::stack(&terms.iter().map(|t| t.sum.shallow_clone()).collect::<Vec<_>>(), 0);
+    let of: Vec<f64> = terms.iter().map(|t| factors[t.task]).collect();
+    let weighted = sums.dot(&send(&Tensor::from_slice(&of).to_kind(sums.kind()), sums.device()));
+    Some((sums, weighted))
 }

@@ -53,7 +53,7 @@ pub enum Outcome {
 pub fn train(config: &Config, resume: &Resume, stop: &StopFlag, comm: &dyn Collective) -> Result<Outcome> {
     setup::same_config(config, comm)?;
     match config.train.precision {
-        Precision::F32 => Session::<f32>::start(config, resume, comm)?.run(stop),
+        Precision::F32 | Precision::Bf16 => Session::<f32>::start(config, resume, comm)?.run(stop),
         Precision::F64 => Session::<f64>::start(config, resume, comm)?.run(stop),
     }
 }
@@ -133,10 +133,10 @@ impl<'a, F: Stored> Session<'a, F> {
             let step = self.progress.step;
             let (batches, wait_ms) = loader.next()?;
             let lr = optim::lr(&config.schedule, config.optim.lr(), step, self.total_steps);
-            let sent = self.comm.bytes_sent();
+            let sent = self.learner.bytes_sent(self.comm);
             let report = self.learner.step(step, lr, &batches, self.comm)?;
             drop(batches);
-            window.add(&report, wait_ms, self.comm.bytes_sent() - sent);
+            window.add(&report, wait_ms, self.learner.bytes_sent(self.comm) - sent);
             self.progress.step += 1;
             self.progress.samples += self.samples_per_step;
             self.progress.evaluated.clear();
@@ -145,7 +145,7 @@ impl<'a, F: Stored> Session<'a, F> {
 
             let boundary = Instant::now();
             if due(config.train.replica_check_every, self.progress.step) {
-                check_replicas::<F>(&self.learner.model.params, self.progress.step, self.comm)?;
+                check_replicas(&self.learner.model.params, self.progress.step, self.comm)?;
             }
             let stopping = self.agree_to_stop(stop)?;
             let best = self.evaluation_is_due() && self.evaluate()?;

@@ -10,6 +10,7 @@ use crate::ffi::{self, TorchReal};
 use crate::model::{Entry, Params};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -84,8 +85,7 @@ pub struct RunState {
 }
 
 /// The parameters of a snapshot by name, in PyTorch's terms: `{name: tensor}`.
-pub fn model_tensors<F: Stored>(params: &Params) -> Vec<NamedTensor> {
-    let flat = ffi::numbers::<F>(&params.flat);
+pub fn model_tensors<F: Stored>(params: &Params, flat: &[F]) -> Vec<NamedTensor> {
     params.entries.iter().map(|e| named::<F>(&e.name, e, flat)).collect()
 }
 
@@ -111,7 +111,7 @@ impl<F: Stored> Learner<F> {
     ) -> Result<Option<Snapshot>> {
         let mut tensors: BTreeMap<String, Vec<NamedTensor>> = BTreeMap::new();
         for (file, name, shard) in self.shards() {
-            let whole = self.gather_shard(shard, comm)?;
+            let whole = self.gather_shard(&shard, comm)?;
             if comm.world().is_main() {
                 let entries = self.model.params.entries.iter().filter(|e| file.holds(&self.model.params, e));
                 let of_file = tensors.entry(file.stem().into()).or_default();
@@ -119,6 +119,7 @@ impl<F: Stored> Learner<F> {
             }
         }
         tensors.entry(File::Optim.stem().into()).or_default();
+        let flat = self.parameters(comm)?;
         if !comm.world().is_main() {
             return Ok(None);
         }
@@ -130,7 +131,7 @@ impl<F: Stored> Learner<F> {
             source_sizes: source_sizes.to_vec(),
             version: env!("CARGO_PKG_VERSION").into(),
         };
-        tensors.insert(File::Model.stem().into(), model_tensors::<F>(&self.model.params));
+        tensors.insert(File::Model.stem().into(), model_tensors::<F>(&self.model.params, &flat));
         let json = BTreeMap::from([
             ("state".into(), json(&state)),
             ("transforms".into(), json(fitted)),
@@ -140,14 +141,31 @@ impl<F: Stored> Learner<F> {
     }
 
     /// All states that are sharded: file, name, this rank's part.
-    fn shards(&self) -> Vec<(File, String, &[F])> {
-        let optim = [&self.optimizer.first, &self.optimizer.second];
+    fn shards(&self) -> Vec<(File, String, Cow<'_, [F]>)> {
+        let optim: Vec<Cow<'_, [F]>> = match self.tensor_states() {
+            Some(states) => states.into_iter().map(Cow::Owned).collect(),
+            None => vec![Cow::Borrowed(&self.optimizer.first), Cow::Borrowed(&self.optimizer.second)],
+        };
         let optim = self.optimizer.states().into_iter().zip(optim);
-        let mut all: Vec<_> = optim.map(|(name, shard)| (File::Optim, name.to_string(), shard.as_slice())).collect();
+        let mut all: Vec<_> = optim.map(|(name, shard)| (File::Optim, name.to_string(), shard)).collect();
         if let Some(method) = &self.shard {
-            all.extend(method.state().into_iter().map(|(name, shard)| (File::Balance, name, shard)));
+            all.extend(method.state().into_iter().map(|(name, shard)| (File::Balance, name, Cow::Borrowed(shard))));
         }
         all
+    }
+
+    /// The flat parameters in full precision.
+    ///
+    /// # Collective
+    /// All ranks.
+    ///
+    /// # Errors
+    /// If a collective fails.
+    pub fn parameters(&self, comm: &dyn Collective) -> Result<Vec<F>, CommError> {
+        match self.masters() {
+            Some(shard) => self.gather_shard(&shard, comm),
+            None => Ok(ffi::values::<F>(&self.model.params.flat)),
+        }
     }
 
     /// A vector of the whole flat buffer from all ranks' shards of it.
@@ -192,16 +210,16 @@ impl<F: Stored> Learner<F> {
         self.balancer.load(&state.balancer).map_err(bad)?;
         self.optimizer.updates = state.updates;
         let blocks: Vec<_> = self.model.params.segments.iter().map(|s| self.block(&s.range, comm)).collect();
-        ffi::numbers_mut::<F>(&mut self.model.params.flat).copy_from_slice(&vectors[0]);
+        let mine =
+            |whole: &Vec<F>| -> Vec<F> { blocks.iter().flat_map(|b| whole[b.clone()].iter().copied()).collect() };
         let n_states = self.optimizer.states().len();
-        let mut shards = vec![&mut self.optimizer.first, &mut self.optimizer.second];
-        shards.truncate(n_states);
+        let states: Vec<Vec<F>> = vectors[1..=n_states].iter().map(mine).collect();
+        self.take_over(&vectors[0], states);
         if let Some(method) = &mut self.shard {
             method.load(&state.shard).map_err(bad)?;
-            shards.extend(method.state_mut().into_iter().map(|(_, shard)| shard));
-        }
-        for (shard, whole) in shards.into_iter().zip(&vectors[1..]) {
-            *shard = blocks.iter().flat_map(|b| whole[b.clone()].iter().copied()).collect();
+            for ((_, shard), whole) in method.state_mut().into_iter().zip(&vectors[1 + n_states..]) {
+                *shard = mine(whole);
+            }
         }
         Ok(state)
     }
@@ -235,7 +253,7 @@ pub fn load_model<F: Stored>(params: &mut Params, snapshot: &Snapshot, path: &Pa
     let file = path.join("model.safetensors");
     let tensors = snapshot.tensors.get("model").ok_or_else(|| missing(path, "model.safetensors"))?;
     let values = flat_from::<F>(params, File::Model, tensors, "", &file)?;
-    ffi::numbers_mut::<F>(&mut params.flat).copy_from_slice(&values);
+    ffi::write(&params.flat, &values);
     Ok(())
 }
 

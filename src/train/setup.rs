@@ -1,6 +1,6 @@
 //! Everything between a configuration and the first step.
 
-use super::Learner;
+use super::{Learner, Recipe};
 use crate::checkpoint::{self, CheckpointError, Snapshot};
 use crate::comm::{Collective, agree, threads_by_environment};
 use crate::config::Config;
@@ -254,8 +254,9 @@ pub fn build_model(
     };
     let specs: Vec<TaskSpec> = config.tasks.iter().zip(tasks).map(spec).collect();
     let (precision, seed) = (config.train.precision, config.run.seed);
-    let model = Model::build(&config.model, dims, &specs, precision, device(config)?, seed, world_size)
-        .map_err(|e: ModelError| Error::Usage(e.to_string()))?;
+    let model =
+        Model::build(&config.model, dims, &specs, precision, Device::Cpu, seed, world_size, config.comm.bucket())
+            .map_err(|e: ModelError| Error::Usage(e.to_string()))?;
     Ok((model, tasks.iter().map(|info| losses::build(&info.kind)).collect()))
 }
 
@@ -267,15 +268,16 @@ pub fn build_model(
 /// # Errors
 /// A model that does not fit the inputs.
 pub fn build_learner<F: Stored>(config: &Config, dataset: &Dataset, comm: &dyn Collective) -> Result<Learner<F>> {
-    let (mut model, losses) = build_model(config, dataset.dims(), dataset.tasks(), comm.world().size)?;
+    let device = device(config)?;
+    let (model, losses) = build_model(config, dataset.dims(), dataset.tasks(), comm.world().size)?;
     if comm.world().size > 1 {
-        let mut bytes = bytemuck::cast_slice::<F, u8>(ffi::numbers::<F>(&model.params.flat)).to_vec();
+        let mut bytes = ffi::bytes(&model.params.flat);
         comm.broadcast(&mut bytes)?;
-        let flat = ffi::numbers_mut::<F>(&mut model.params.flat);
-        flat.iter_mut().zip(bytes.chunks_exact(size_of::<F>())).for_each(|(x, b)| *x = bytemuck::pod_read_unaligned(b));
+        let values: Vec<F> = bytes.chunks_exact(size_of::<F>()).map(bytemuck::pod_read_unaligned).collect();
+        ffi::write(&model.params.flat, &values);
     }
-    let steps_per_epoch = dataset.sampler(config)?.steps_per_epoch();
-    Ok(Learner::new(config, steps_per_epoch, model, losses, comm))
+    let recipe = Recipe { device, ..Recipe::of(config, dataset.sampler(config)?.steps_per_epoch()) };
+    Ok(Learner::assemble(recipe, model, losses, comm))
 }
 
 /// A batch of a few training rows of every source, spread over the split so that rare labels have a chance.

@@ -144,7 +144,8 @@ pub fn learner<F: TorchReal + Number>(config: &Config, comm: &dyn Collective) ->
     let dims = InputDims { dense: DIM, categories: vec![], vocab: 0, image: None };
     let precision = if F::KIND == Kind::Double { config::Precision::F64 } else { config::Precision::F32 };
     let size = comm.world().size;
-    let model = Model::build(&config.model, &dims, &tasks, precision, Device::Cpu, 3, size).unwrap();
+    let model =
+        Model::build(&config.model, &dims, &tasks, precision, Device::Cpu, 3, size, config.comm.bucket()).unwrap();
     let losses = config.tasks.iter().map(|(_, t)| losses::build(&t.kind)).collect();
     Learner::new(config, 2, model, losses, comm)
 }

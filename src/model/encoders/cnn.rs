@@ -18,7 +18,6 @@ pub struct Cnn {
     layers: Vec<Layer>,
     widths: Vec<usize>,
     dropout: f64,
-    kind: Kind,
 }
 
 #[derive(Debug)]
@@ -71,8 +70,7 @@ impl Cnn {
             widths.push(out);
             fan_in = out;
         }
-        let kind = blocks.first().map_or(Kind::Float, |b| b.bias.kind());
-        Ok(Cnn { blocks, layers, widths, dropout: config.dropout, kind })
+        Ok(Cnn { blocks, layers, widths, dropout: config.dropout })
     }
 }
 
@@ -84,14 +82,17 @@ impl Encoder for Cnn {
     fn forward(&self, inputs: &Inputs, train: bool) -> Vec<Tensor> {
         let mut stages = Vec::with_capacity(self.widths.len());
         let Some(image) = &inputs.image else { return stages };
-        let mut x = image.to_kind(self.kind);
+        let mut x = image.to_kind(self.blocks.first().map_or(Kind::Float, |b| b.bias.kind()));
         for block in &self.blocks {
             x = x.conv2d_padding(&block.weight, Some(&block.bias), 1, "same", 1, 1);
             if let Some((weight, bias)) = &block.norm {
                 x = x.group_norm(block.groups, Some(weight), Some(bias), 1e-5, false);
             }
             x = x.relu().max_pool2d([2, 2], [2, 2], [0, 0], [1, 1], false);
-            stages.push(x.flatten(1, -1));
+            let stage = x.flatten(1, -1);
+            // What follows goes through the stage, so that the graph can be cut there.
+            x = stage.view_as(&x);
+            stages.push(stage);
         }
         let mut z = stages.last().map_or_else(|| x.flatten(1, -1), Tensor::shallow_clone);
         for layer in &self.layers {
@@ -102,5 +103,9 @@ impl Encoder for Cnn {
             stages.push(z.shallow_clone());
         }
         stages
+    }
+
+    fn is_chain(&self) -> bool {
+        true
     }
 }

@@ -72,4 +72,8 @@ impl Encoder for EmbeddingBag {
         }
         stages
     }
+
+    fn is_chain(&self) -> bool {
+        true
+    }
 }

@@ -18,7 +18,6 @@ pub struct Mlp {
     widths: Vec<usize>,
     activation: Activation,
     dropout: f64,
-    kind: Kind,
 }
 
 impl Mlp {
@@ -56,7 +55,6 @@ impl Mlp {
             fan_in = width;
         }
         Ok(Mlp {
-            kind: layers.first().map_or(Kind::Float, |l| l.bias.kind()),
             embeddings,
             layers,
             norms,
@@ -67,12 +65,13 @@ impl Mlp {
     }
 
     fn input(&self, inputs: &Inputs) -> Tensor {
+        let kind = self.layers.first().map_or(Kind::Float, |l| l.bias.kind());
         let mut parts = Vec::with_capacity(2 + self.embeddings.len());
         if let Some(dense) = &inputs.dense {
-            parts.push(dense.to_kind(self.kind));
+            parts.push(dense.to_kind(kind));
         }
         if let Some(image) = &inputs.image {
-            parts.push(image.flatten(1, -1).to_kind(self.kind));
+            parts.push(image.flatten(1, -1).to_kind(kind));
         }
         if let Some(categorical) = &inputs.categorical {
             for (k, weight) in self.embeddings.iter().enumerate() {
@@ -107,5 +106,9 @@ impl Encoder for Mlp {
             stages.push(z.shallow_clone());
         }
         stages
+    }
+
+    fn is_chain(&self) -> bool {
+        true
     }
 }

@@ -2,6 +2,7 @@
 
 use super::TaskLoss;
 use crate::data::Target;
+use crate::ffi::send;
 use tch::{Kind, Reduction, Tensor};
 
 /// Index that marks a missing class.
@@ -24,7 +25,7 @@ impl Binary {
 
 impl TaskLoss for Binary {
     fn sum(&self, output: &Tensor, target: &Target) -> Tensor {
-        let like = |t: &Tensor| t.to_device(output.device()).to_kind(output.kind());
+        let like = |t: &Tensor| send(t, output.device()).to_kind(output.kind());
         let labels = like(&target.values).view_as(output);
         let labels = if self.smoothing > 0.0 { labels * (1.0 - self.smoothing) + 0.5 * self.smoothing } else { labels };
         output.binary_cross_entropy_with_logits(
@@ -57,8 +58,8 @@ impl Multiclass {
 
 impl TaskLoss for Multiclass {
     fn sum(&self, output: &Tensor, target: &Target) -> Tensor {
-        let weights = self.class_weights.as_ref().map(|w| w.to_device(output.device()).to_kind(output.kind()));
-        let classes = target.values.to_device(output.device());
+        let weights = self.class_weights.as_ref().map(|w| send(w, output.device()).to_kind(output.kind()));
+        let classes = send(&target.values, output.device());
         output.cross_entropy_loss(&classes, weights, Reduction::Sum, MISSING, self.smoothing)
     }
 

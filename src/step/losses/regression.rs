@@ -3,6 +3,7 @@
 use super::TaskLoss;
 use crate::config::RegressionLoss;
 use crate::data::Target;
+use crate::ffi::send;
 use tch::{Reduction, Tensor};
 
 /// A regression loss, summed over the values that are there.
@@ -21,7 +22,7 @@ impl Regression {
 
 impl TaskLoss for Regression {
     fn sum(&self, output: &Tensor, target: &Target) -> Tensor {
-        let like = |t: &Tensor| t.to_device(output.device()).to_kind(output.kind()).view_as(output);
+        let like = |t: &Tensor| send(t, output.device()).to_kind(output.kind()).view_as(output);
         let values = like(&target.values);
         // A missing value is 0 in `values`: with the output masked too, its difference and gradient are exactly 0.
         let output = target.mask.as_ref().map_or_else(|| output.shallow_clone(), |mask| output * like(mask));

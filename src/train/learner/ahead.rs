@@ -3,15 +3,15 @@
 //! Parameters are moved and put back; each move is made on shards and gathered, so every rank sees the same bits.
 
 use super::Learner;
-use super::descend::rows_of;
-use super::gradients::{Place, add, per_count};
+use super::engine::{Collector, Vector};
+use super::gradients::{Place, global_losses, not_finite, per_count};
 use super::moves::{Shared, moves};
 use crate::balance::global::Sums;
 use crate::comm::{Collective, CommError, Number};
+use crate::config::Reduction;
 use crate::error::Result;
-use crate::ffi::{self, TorchReal};
-use crate::kernel::dot;
-use crate::step::{Factors, Grads, SharedRows, forward, weighted_grads};
+use crate::ffi::TorchReal;
+use crate::step::{Factors, Grads, LossSums, SharedRows, forward, weighted_grads};
 use crate::train::phases::Phases;
 
 /// Length of the finite difference, as in the paper.
@@ -23,11 +23,11 @@ impl<F: TorchReal + Number> Learner<F> {
         let Some(primary) = self.balancer.looks_ahead_for().map(<[bool]>::to_vec) else { return Ok(()) };
         let (first, second) = at.batches.split_at(at.batches.len() / 2);
         let (first, second) = (Place { batches: first, ..at }, Place { batches: second, ..at });
-        let start = self.shard_of_parameters();
+        let start = self.engine.shard(&self.model.params, &self.layout);
 
         // Which tasks are there is enough for these weights; their losses come with the gradient.
         let nothing = vec![0.0; self.tasks.len()];
-        let (there, _) = self.global_losses(&nothing, 1, &first)?;
+        let (there, _) = global_losses(&nothing, 1, &first)?;
         let weights = self.balancer.weights(&there, at.step);
         let Some(descent) = self.gradient(first, &weights)? else { return Ok(()) };
         self.set_parameters(&start, -lr, &descent, at.comm)?;
@@ -55,66 +55,64 @@ impl<F: TorchReal + Number> Learner<F> {
     }
 
     /// This rank's shard of the gradient of a weighted sum of mean losses; `None` if a loss is not finite.
-    fn gradient(&mut self, at: Place<'_>, weights: &[f64]) -> Result<Option<Vec<F>>> {
-        let mut sums = vec![0.0; self.tasks.len()];
-        let (_, counts) = self.global_losses(&sums, 1, &at)?;
+    fn gradient(&mut self, at: Place<'_>, weights: &[f64]) -> Result<Option<Vector<F>>> {
+        let (_, counts) = global_losses(&vec![0.0; self.tasks.len()], 1, &at)?;
         let factors = Factors { shared: per_count(weights, &counts.total), serve_private: true };
         let mut grads = Grads::zero(SharedRows::Combined, &self.model.params);
         self.seed_torch(&at);
-        for batch in at.batches {
-            let pass = forward(&self.model, &self.losses, batch, at.active, true);
-            add(&mut sums, &pass.sums);
-            weighted_grads(&self.model.params, &pass.terms, &factors, &mut grads)?;
+        let Learner { model, engine, losses, layout, tasks, .. } = self;
+        let mut collector = Collector { engine, params: &model.params, comm: at.comm };
+        collector.begin(SharedRows::Combined);
+        let mut pending = LossSums::default();
+        for (micro, m) in at.batches.iter().enumerate() {
+            let pass = forward(model, losses, &m.batch, at.active, true);
+            pending.add(&pass.terms);
+            weighted_grads(&model.params, &pass.terms, &factors, &mut grads)?;
+            let end = micro + 1 == at.batches.len();
+            collector.micro(&mut grads, 0, end, end)?;
         }
-        let (losses, _) = self.global_losses(&sums, 1, &at)?;
-        if self.not_finite_losses(&losses).is_some() {
+        let (losses, _) = global_losses(&pending.read(tasks.len()), 1, &at)?;
+        // On all ranks: a row that is on its way must be met by those of the others.
+        let mut reduced = engine.reduced(&grads, &model.params, at.comm)?;
+        let rows = reduced.rows();
+        if not_finite(&losses, tasks).is_some() {
             return Ok(None);
         }
-        let segments = rows_of::<F>(&self.model.params, &grads);
-        let reduced = self.reducer.reduce(segments, at.comm)?;
+        if let Some(combined) = rows.combined(&model.params) {
+            return Ok(Some(Vector::Tensor(combined)));
+        }
         let ones = vec![1.0; weights.len()];
-        let mut shard = vec![F::default(); self.layout.len()];
-        for m in moves(&self.model.params.segments, &self.layout, &reduced, &Shared::Combined, &ones) {
+        let mut shard = vec![F::default(); layout.len()];
+        for m in moves(&model.params.segments, layout, &rows.on_host(), &Shared::Combined, &ones) {
             if let Some(row) = m.grads.rows.first().filter(|row| !row.is_empty()) {
-                shard[self.layout.local(&m.at)].copy_from_slice(row);
+                shard[layout.local(&m.at)].copy_from_slice(row);
             }
         }
-        Ok(Some(shard))
+        Ok(Some(Vector::Host(shard)))
+    }
+
+    fn is_sharded(&self, comm: &dyn Collective) -> bool {
+        self.reduction == Reduction::Sharded && comm.world().size > 1
     }
 
     /// Squared norm of a vector that is laid out as the shard.
-    fn squared_norm(&self, shard: &[F], comm: &dyn Collective) -> Result<f64, CommError> {
-        let sharded = self.reducer.is_sharded() && comm.world().size > 1;
-        let mut sum = [dot(shard, shard)];
-        Sums::new(comm, sharded).add_up(&mut sum)?;
+    fn squared_norm(&self, shard: &Vector<F>, comm: &dyn Collective) -> Result<f64, CommError> {
+        let mut sum = [shard.squared_norm()];
+        Sums::new(comm, self.is_sharded(comm)).add_up(&mut sum)?;
         Ok(sum[0])
-    }
-
-    fn shard_of_parameters(&self) -> Vec<F> {
-        let flat = ffi::numbers::<F>(&self.model.params.flat);
-        self.layout.blocks.iter().flat_map(|b| flat[b.clone()].iter().copied()).collect()
     }
 
     /// Parameters become `start + length * along`; exactly `start` for length 0.
     fn set_parameters(
         &mut self,
-        start: &[F],
+        start: &Vector<F>,
         length: f64,
-        along: &[F],
+        along: &Vector<F>,
         comm: &dyn Collective,
     ) -> Result<(), CommError> {
-        let length = F::from_f64(length);
-        let flat = ffi::numbers_mut::<F>(&mut self.model.params.flat);
-        let mut at = 0;
-        for block in &self.layout.blocks {
-            let here = at..at + block.len();
-            for ((p, s), v) in flat[block.clone()].iter_mut().zip(&start[here.clone()]).zip(&along[here]) {
-                *p = if length == F::default() { *s } else { *s + length * *v };
-            }
-            at += block.len();
-        }
-        if self.reducer.is_sharded() && comm.world().size > 1 {
-            self.model.params.segments.iter().try_for_each(|s| F::all_gather(comm, &mut flat[s.range.clone()]))?;
+        self.engine.set_shard(&mut self.model.params, &self.layout, start, length, along);
+        if self.is_sharded(comm) {
+            self.engine.gather(&mut self.model.params, comm)?;
         }
         Ok(())
     }

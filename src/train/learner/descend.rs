@@ -1,177 +1,224 @@
 //! From the gradients of all ranks to new parameters: reduction, balancing, update.
 
-use super::gradients::{Counts, Local, per_count};
-use super::moves::{Layout, Move, Shared, cut, moves, pieces};
+use super::engine::{Measured, Rows, Update};
+use super::gradients::{Agreed, Counts, Local, Place, global_losses, per_count};
+use super::moves::{Layout, Shared};
 use super::{Learner, StepReport, names};
 use crate::balance::global::{GramSum, Sums};
-use crate::balance::shard::{Part, Unweighted};
+use crate::balance::shard::{Part, ShardSurgery, Unweighted};
 use crate::balance::{Balancer, Coefficients, Gram, NotFinite};
-use crate::comm::reduce::{Reduced, SegmentRows};
-use crate::comm::{Collective, Number, agree_on_sum};
-use crate::config::NonFinite;
+use crate::comm::reduce::Reduced;
+use crate::comm::{Number, agree_on_sum};
+use crate::config::{NonFinite, Reduction};
 use crate::error::Result;
-use crate::ffi::{self, TorchReal};
-use crate::kernel::Fragment;
-use crate::model::{Params, Rows, Segment};
-use crate::optim::Optimizer;
-use crate::step::{Grads, SharedRows};
-use crate::train::phases::Phase;
+use crate::ffi::TorchReal;
+use crate::model::{Params, Rows as SegmentKind};
+use crate::step::{Grads, LossSums, SharedRows};
+use crate::train::phases::{Phase, Phases};
 
 impl<F: TorchReal + Number> Learner<F> {
+    /// Takes the step for which the gradients are there, or refuses it.
+    pub(super) fn descend(&mut self, at: &Place<'_>, lr: f64, local: Local, phases: Phases) -> Result<StepReport> {
+        match local {
+            Local { grads: Some(grads), pending, agreed } => {
+                self.reduce_and_move(at, lr, &grads, &pending, agreed, phases)
+            }
+            Local { agreed: Some(agreed), .. } => Ok(self.report(&agreed, phases)),
+            Local { .. } => unreachable!("without gradients, the ranks have agreed to refuse the step"),
+        }
+    }
+
     /// Reduces the gradients, balances them if that is still to be done, and moves the parameters.
-    pub(super) fn descend(
+    fn reduce_and_move(
         &mut self,
-        step: u64,
+        at: &Place<'_>,
         lr: f64,
         grads: &Grads,
-        local: &Local,
-        report: &mut StepReport,
-        comm: &dyn Collective,
-    ) -> Result<()> {
-        let world = comm.world();
-        let sharded = self.reducer.is_sharded() && world.size > 1;
+        pending: &LossSums,
+        agreed: Option<Agreed>,
+        mut phases: Phases,
+    ) -> Result<StepReport> {
+        let (comm, world) = (at.comm, at.comm.world());
+        let sharded = self.reduction == Reduction::Sharded && world.size > 1;
         let sums = Sums::new(comm, sharded);
-        let counts = &local.counts;
-        let Learner { model, balancer, shard, direction, optimizer, reducer, layout, .. } = self;
-        let segments = rows_of::<F>(&model.params, grads);
-        let reduced = report.phases.time(Phase::Reduce, || reducer.reduce(segments, comm))?;
-        let segments = &model.params.segments;
-
+        let Learner { model, balancer, engine, layout, optimizer, shard, direction, tasks, seed, .. } = self;
+        let params = &mut model.params;
+        let mut reduced = phases.time(Phase::Reduce, || engine.reduced(grads, params, comm))?;
+        let rows = reduced.rows();
+        let measured = phases.time(Phase::Gram, || rows.measure(params, layout, tasks.len(), pending));
+        let mut agreed = agree(agreed, &measured, grads.shared, at, balancer, tasks, &mut phases)?;
         let mut squared_norm = None;
-        if let SharedRows::Tasks { batches } = grads.shared {
-            let sum = report.phases.time(Phase::Gram, || add_up(segments, layout, &reduced, batches, counts));
-            let global = report.phases.time(Phase::Balance, || sum.finish(&counts.by_batch, &counts.total, &sums))?;
-            let products = Products { by_group: global.shared, batches, counts };
-            let chosen = match (Gram::new(products.whole()), &mut *shard) {
-                (Err(bad), _) => Err(bad),
-                (Ok(gram), None) => choose(balancer, &products, report, step).map(|chosen| (gram, chosen)),
-                (Ok(gram), Some(method)) => {
-                    direction.clear();
-                    direction.resize(layout.len(), F::default());
-                    let unweighted = Unweighted {
-                        parts: &shared_parts(&model.params, layout, &reduced),
-                        counts: &counts.total,
-                        weights: &report.weights,
-                        losses: &report.losses,
-                        gram: &gram,
-                        step,
-                        seed: self.seed,
-                    };
-                    let phases = &mut report.phases;
-                    let shared =
-                        phases.time(Phase::Balance, || unweighted.direct(method.as_mut(), &sums, direction))?;
-                    shared.map(|shared| (gram, balancer.of_heads(&report.weights, shared)))
-                }
-            };
-            match chosen {
-                Err(bad) => report.refused = Some(format!("the gradient of {}", names(&self.tasks, &bad.0))),
-                Ok((gram, coefficients)) => {
-                    if let Some(c) = coefficients.shared.as_ref().filter(|_| shard.is_none()) {
-                        let heads = coefficients.heads.iter().zip(&global.private).map(|(h, p)| h * h * p);
-                        squared_norm = Some(products.squared_norm(c) + heads.sum::<f64>());
-                    }
-                    report.coefficients = coefficients;
-                    report.gram = Some(gram);
-                }
-            }
+        if let (Some(sum), None) = (measured.gram, &agreed.refused) {
+            let mut surgery =
+                Surgery { balancer, shard: shard.as_deref_mut(), direction, layout, tasks, sums, at: (*seed, at.step) };
+            squared_norm = phases.time(Phase::Balance, || surgery.run(sum, rows, params, grads.shared, &mut agreed))?;
         }
+        let mut report = StepReport::of(&agreed, balancer, phases);
         if report.refused.is_some() {
-            return Ok(());
+            return Ok(report);
         }
+
         // What one rank adds to a sum over ranks: its shard, or everything on rank 0 and nothing elsewhere.
         let mine = |x: f64| if sharded || world.is_main() { x } else { 0.0 };
-        let heads = head_factors(&report.coefficients.heads, &local.private_units);
-        let coef = row_coefficients(&report.coefficients, grads.shared, counts);
+        let heads = head_factors(&report.coefficients.heads, &agreed.private_units);
+        let coef = row_coefficients(&report.coefficients, grads.shared, &agreed.counts);
         let shared = match grads.shared {
             SharedRows::Combined => Shared::Combined,
             SharedRows::Tasks { .. } if shard.is_some() => Shared::Direction(direction),
             SharedRows::Tasks { batches } => Shared::Rows { coef: &coef, batches },
         };
-        let mut moves = moves(segments, layout, &reduced, &shared, &heads);
-        if squared_norm.is_none() && (self.clip_norm.is_some() || self.non_finite == NonFinite::Skip) {
-            let mut sum = [mine(moves.iter().map(Move::squared_norm).sum::<f64>())];
+        let known_early = rows.knows_norms() || self.clip_norm.is_some() || self.non_finite == NonFinite::Skip;
+        if squared_norm.is_none() && known_early {
+            let mut sum = [mine(rows.squared_norm(params, layout, &shared, &heads))];
             report.phases.time(Phase::Balance, || agree_on_sum(comm, &mut sum))?;
             squared_norm = Some(sum[0]);
         }
+        let mut scale = 1.0;
         if let Some(norm) = squared_norm.map(f64::sqrt) {
             report.update_norm = norm;
             if !norm.is_finite() {
                 report.refused = Some("the update".into());
-                return Ok(());
+                return Ok(report);
             }
-            let scale = self.clip_norm.map_or(1.0, |max| (max / norm.max(f64::MIN_POSITIVE)).min(1.0));
-            moves.iter_mut().flat_map(|m| &mut m.coef).for_each(|c| *c *= F::from_f64(scale));
+            scale = self.clip_norm.map_or(1.0, |max| (max / norm.max(f64::MIN_POSITIVE)).min(1.0));
         }
-
-        let rule = optimizer.rule(lr);
-        let flat = ffi::numbers_mut::<F>(&mut model.params.flat);
-        let norm = report.phases.time(Phase::Update, || {
-            let pieces = pieces(&moves, layout, flat, optimizer);
-            Optimizer::apply(rule, pieces)
-        });
-        if squared_norm.is_none() {
+        let how = Update { layout, shared, heads: &heads, scale, lr };
+        let norm = report.phases.time(Phase::Update, || rows.update(how, params, optimizer))?;
+        if let (None, Some(norm)) = (squared_norm, norm) {
             // Nobody needed the norm before the update, so it came with it for free. Now the ranks agree on it.
             let mut sum = [mine(norm)];
             agree_on_sum(comm, &mut sum)?;
             report.update_norm = sum[0].sqrt();
             if !sum[0].is_finite() {
                 report.refused = Some("the update (already applied: these parameters are lost)".into());
-                return Ok(());
+                return Ok(report);
             }
         }
+        drop(reduced);
         if sharded {
-            report.phases.time(Phase::Gather, || {
-                segments.iter().try_for_each(|s| F::all_gather(comm, &mut flat[s.range.clone()]))
-            })?;
+            report.phases.time(Phase::Gather, || engine.gather(params, comm))?;
         }
-        Ok(())
+        Ok(report)
+    }
+
+    fn report(&self, agreed: &Agreed, phases: Phases) -> StepReport {
+        StepReport::of(agreed, &self.balancer, phases)
     }
 }
 
-/// The gradients as the reduction takes them.
-pub(super) fn rows_of<'a, F: TorchReal>(params: &Params, grads: &'a Grads) -> Vec<SegmentRows<'a, F>> {
-    let segment_rows = |segment: &Segment| {
-        let fragments = params.entries_in(segment).map(|e| {
-            let rows = grads.rows[e].iter().map(|row| row.tensor().map_or(&[][..], ffi::numbers::<F>)).collect();
-            (params.entries[e].range.clone(), rows)
-        });
-        let n_rows = match (&segment.rows, grads.shared) {
-            (Rows::Shared(scope), SharedRows::Tasks { batches }) => batches * scope.len(),
-            _ => 1,
+impl StepReport {
+    /// Of a step on which the ranks have agreed; the norm is still to come.
+    fn of(agreed: &Agreed, balancer: &Balancer, phases: Phases) -> StepReport {
+        let coefficients = agreed.coefficients.clone();
+        StepReport {
+            losses: agreed.losses.clone(),
+            weights: agreed.weights.clone(),
+            coefficients: coefficients.unwrap_or_else(|| balancer.of_heads(&agreed.weights, None)),
+            gram: agreed.gram.clone(),
+            update_norm: f64::NAN,
+            refused: agreed.refused.clone(),
+            phases,
+        }
+    }
+}
+
+/// Completes what the ranks agree on before surgery: losses, counts, weights.
+fn agree(
+    agreed: Option<Agreed>,
+    measured: &Measured,
+    shared: SharedRows,
+    at: &Place<'_>,
+    balancer: &mut Balancer,
+    tasks: &[String],
+    phases: &mut Phases,
+) -> Result<Agreed> {
+    let n_batches = if let SharedRows::Tasks { batches } = shared { batches } else { 1 };
+    let mut losses = || phases.time(Phase::Losses, || global_losses(&measured.losses, n_batches, at));
+    match agreed {
+        None => {
+            let (losses, counts) = losses()?;
+            let weights = balancer.weights(&losses, at.step);
+            Ok(Agreed::new(losses, counts, weights, tasks))
+        }
+        Some(mut agreed) if agreed.losses_to_come => {
+            agreed.with_losses(losses()?.0, tasks);
+            Ok(agreed)
+        }
+        Some(agreed) => Ok(agreed),
+    }
+}
+
+/// Surgery on the global gradients, with all that it works on.
+struct Surgery<'a, F> {
+    balancer: &'a mut Balancer,
+    shard: Option<&'a mut (dyn ShardSurgery<F> + 'static)>,
+    direction: &'a mut Vec<F>,
+    layout: &'a Layout,
+    tasks: &'a [String],
+    sums: Sums<'a>,
+    /// Seed and step.
+    at: (u64, u64),
+}
+
+impl<F: TorchReal + Number> Surgery<'_, F> {
+    /// Finds the coefficients, or the direction; returns the squared norm of the update, where the products tell it.
+    fn run(
+        &mut self,
+        sum: GramSum,
+        rows: &mut dyn Rows<F>,
+        params: &Params,
+        shared: SharedRows,
+        agreed: &mut Agreed,
+    ) -> Result<Option<f64>> {
+        let SharedRows::Tasks { batches } = shared else { return Ok(None) };
+        let global = sum.finish(&agreed.counts.by_batch, &agreed.counts.total, &self.sums)?;
+        let products = Products { by_group: global.shared, batches, counts: &agreed.counts };
+        let by_products = self.shard.is_none();
+        let chosen = match Gram::new(products.whole()) {
+            Err(bad) => Err(bad),
+            Ok(gram) if by_products => choose(self.balancer, &products, agreed, self.at.1).map(|chosen| (gram, chosen)),
+            Ok(gram) => self.direct(&gram, rows, params, agreed)?.map(|chosen| (gram, chosen)),
         };
-        SegmentRows { range: segment.range.clone(), fragments: fragments.collect(), n_rows }
-    };
-    params.segments.iter().map(segment_rows).collect()
-}
-
-/// This rank's part of the Gram matrices and of the private norms.
-fn add_up<F: TorchReal>(
-    segments: &[Segment],
-    layout: &Layout,
-    reduced: &Reduced<'_, F>,
-    batches: usize,
-    counts: &Counts,
-) -> GramSum {
-    let n_tasks = counts.total.len();
-    let mut sum = GramSum::new(layout.n_groups, batches * n_tasks, n_tasks);
-    for (segment, parts) in segments.iter().zip(reduced) {
-        match &segment.rows {
-            Rows::Shared(scope) => {
-                let rows: Vec<usize> = (0..batches).flat_map(|b| scope.iter().map(move |t| b * n_tasks + t)).collect();
-                let mut by_group: Vec<Vec<Fragment<'_, F>>> = vec![Vec::new(); layout.n_groups];
-                layout.by_group(parts).into_iter().for_each(|(group, _, fragment)| by_group[group].push(fragment));
-                for (group, fragments) in by_group.iter().enumerate() {
-                    sum.add_shared(group, &rows, fragments);
+        let mut squared_norm = None;
+        match chosen {
+            Err(bad) => agreed.refused = Some(format!("the gradient of {}", names(self.tasks, &bad.0))),
+            Ok((gram, coefficients)) => {
+                if let Some(c) = coefficients.shared.as_ref().filter(|_| by_products) {
+                    let heads = coefficients.heads.iter().zip(&global.private).map(|(h, p)| h * h * p);
+                    squared_norm = Some(products.squared_norm(c) + heads.sum::<f64>());
                 }
-            }
-            Rows::Private(owned) => {
-                for (task, _, fragment) in cut(owned, parts) {
-                    sum.add_private(task, fragment.rows[0]);
-                }
+                agreed.coefficients = Some(coefficients);
+                agreed.gram = Some(gram);
             }
         }
+        Ok(squared_norm)
     }
-    sum
+
+    /// The direction of a method that works on the gradients themselves.
+    fn direct(
+        &mut self,
+        gram: &Gram,
+        rows: &mut dyn Rows<F>,
+        params: &Params,
+        agreed: &Agreed,
+    ) -> Result<Result<Coefficients, NotFinite>> {
+        let Some(method) = self.shard.as_deref_mut() else { return Ok(Err(NotFinite(Vec::new()))) };
+        self.direction.clear();
+        self.direction.resize(self.layout.len(), F::default());
+        rows.fetch(params);
+        let (seed, step) = self.at;
+        let unweighted = Unweighted {
+            parts: &shared_parts(params, self.layout, &rows.on_host()),
+            counts: &agreed.counts.total,
+            weights: &agreed.weights,
+            losses: &agreed.losses,
+            gram,
+            step,
+            seed,
+        };
+        let chosen = unweighted.direct(method, &self.sums, self.direction)?;
+        Ok(chosen.map(|shared| self.balancer.of_heads(&agreed.weights, shared)))
+    }
 }
 
 /// Inner products of all rows of all groups of layers.
@@ -228,10 +275,10 @@ impl Products<'_> {
 fn choose(
     balancer: &mut Balancer,
     products: &Products<'_>,
-    report: &StepReport,
+    agreed: &Agreed,
     step: u64,
 ) -> Result<Coefficients, NotFinite> {
-    let (losses, weights) = (&report.losses, &report.weights);
+    let (losses, weights) = (&agreed.losses, &agreed.weights);
     if products.batches == 1 {
         let grams: Vec<Gram> =
             (0..products.by_group.len()).map(|g| Gram::new(products.block(g, 0, 0))).collect::<Result<_, _>>()?;
@@ -251,7 +298,7 @@ fn shared_parts<'a, F: TorchReal>(params: &'a Params, layout: &Layout, reduced: 
     let mut before = 0;
     for (segment, parts) in params.segments.iter().zip(reduced) {
         let start = segment.range.start;
-        if let Rows::Shared(scope) = &segment.rows {
+        if let SegmentKind::Shared(scope) = &segment.rows {
             found.extend(parts.iter().map(|(at, rows)| Part {
                 scope,
                 at: before + at.start - start..before + at.end - start,

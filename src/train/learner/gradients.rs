@@ -1,5 +1,6 @@
 //! The gradients of this rank, before the reduction: one way per [`Plan`].
 
+use super::engine::{Collector, Engine};
 use super::{Learner, names};
 use crate::balance::global::{GramSum, Sums};
 use crate::balance::{Coefficients, Gram, Plan};
@@ -9,14 +10,24 @@ use crate::error::Result;
 use crate::ffi::{self, TorchReal};
 use crate::rng::{Stream, seed};
 use crate::step::{
-    Factors, Grads, LeafGrads, SharedRows, add_leaf_gram, counts, forward, forward_cut, task_grads, weighted_grads,
+    Factors, Forward, Grads, LeafGrads, LossSums, SharedRows, add_leaf_gram, forward, forward_cut, leaf_products,
+    staged_grads, task_grads, weighted_grads,
 };
 use crate::train::phases::{Phase, Phases};
+use tch::{Device, Tensor};
 
-/// What a rank brings to the reduction, with what the ranks agreed on so far.
+/// What a rank brings to the reduction.
 pub(super) struct Local {
-    /// `None` if the step is refused already.
+    /// Rows that the engine has not taken; `None` if the step is refused already.
     pub grads: Option<Grads>,
+    /// Losses that nobody has read yet.
+    pub pending: LossSums,
+    /// What the ranks agreed on so far, if they had to before the last backward.
+    pub agreed: Option<Agreed>,
+}
+
+/// What the ranks agreed on about a step.
+pub(super) struct Agreed {
     pub losses: Vec<Option<f64>>,
     pub counts: Counts,
     pub weights: Vec<f64>,
@@ -27,6 +38,8 @@ pub(super) struct Local {
     /// By task, the rows of its own parameters are the gradient of its mean loss times this `[T]`.
     pub private_units: Vec<f64>,
     pub refused: Option<String>,
+    /// Whether the losses were assumed, and those of [`Local::pending`] are to replace them.
+    pub losses_to_come: bool,
 }
 
 /// Global counts by which loss sums are divided.
@@ -37,17 +50,33 @@ pub(super) struct Counts {
     pub by_batch: Vec<f64>,
 }
 
+/// A micro-batch where the model is, with what was counted on the host before it went there.
+pub(super) struct Micro {
+    pub batch: Batch,
+    /// Local counts `[T]`.
+    pub counts: Vec<f64>,
+}
+
 /// The place of a step: what every pass over its batches needs.
 #[derive(Clone, Copy)]
 pub(super) struct Place<'a> {
     pub step: u64,
-    pub batches: &'a [Batch],
+    pub batches: &'a [Micro],
     pub active: &'a [bool],
     pub comm: &'a dyn Collective,
 }
 
+impl Place<'_> {
+    /// The independent batch of a micro-batch, and whether it is the last one of it.
+    fn group(&self, micro: usize, n_batches: usize) -> (usize, bool) {
+        let n = self.batches.len();
+        let group = |micro: usize| micro * n_batches / n;
+        (group(micro), micro + 1 == n || group(micro + 1) != group(micro))
+    }
+}
+
 impl<F: TorchReal + Number> Learner<F> {
-    /// Losses, weights and gradients of this rank's part of a step.
+    /// Gradients of this rank's part of a step, and what had to be agreed on for them.
     pub(super) fn local(&mut self, at: Place<'_>, phases: &mut Phases) -> Result<Local> {
         self.seed_torch(&at);
         match self.balancer.plan(at.step) {
@@ -63,61 +92,98 @@ impl<F: TorchReal + Number> Learner<F> {
         ffi::seed_torch(seed(self.seed, Stream::Model, at.step, at.comm.world().rank as u64));
     }
 
-    /// `T` rows of local sums per independent batch; then the global losses.
-    fn task_gradients(&self, at: Place<'_>, n_batches: usize, phases: &mut Phases) -> Result<Local> {
-        let mut grads = Grads::zero(SharedRows::Tasks { batches: n_batches }, &self.model.params);
-        let mut sums = vec![0.0; self.tasks.len()];
-        for (micro, batch) in at.batches.iter().enumerate() {
-            let pass = phases.time(Phase::Forward, || forward(&self.model, &self.losses, batch, at.active, true));
-            add(&mut sums, &pass.sums);
-            let group = micro * n_batches / at.batches.len();
-            phases.time(Phase::Backward, || task_grads(&self.model.params, &pass.terms, group, &mut grads))?;
+    /// `T` rows of local sums per independent batch.
+    fn task_gradients(&mut self, at: Place<'_>, n_batches: usize, phases: &mut Phases) -> Result<Local> {
+        let Learner { model, losses, engine, .. } = self;
+        let shared = SharedRows::Tasks { batches: n_batches };
+        let mut grads = Grads::zero(shared, &model.params);
+        let mut collector = Collector { engine, params: &model.params, comm: at.comm };
+        collector.begin(shared);
+        let mut pending = LossSums::default();
+        for (micro, m) in at.batches.iter().enumerate() {
+            let pass = phases.time(Phase::Forward, || forward(model, losses, &m.batch, at.active, true));
+            pending.add(&pass.terms);
+            let (batch, last) = at.group(micro, n_batches);
+            phases.time(Phase::Backward, || -> Result<()> {
+                let mut done = |grads: &mut Grads, task: usize| collector.task(grads, batch, task, last);
+                task_grads(&model.params, &pass.terms, batch, &mut grads, &mut done)?;
+                collector.micro(&mut grads, batch, last, micro + 1 == at.batches.len())
+            })?;
         }
-        let (losses, counts) = phases.time(Phase::Losses, || self.global_losses(&sums, n_batches, &at))?;
-        let weights = self.balancer.weights(&losses, at.step);
-        Ok(Local { grads: Some(grads), ..self.agreed(losses, counts, weights) })
+        Ok(Local { grads: Some(grads), pending, agreed: None })
     }
 
     /// One row: the gradient of the weighted sum of the global mean losses.
     fn weighted_gradient(&mut self, at: Place<'_>, phases: &mut Phases) -> Result<Local> {
-        let mut grads = Grads::zero(SharedRows::Combined, &self.model.params);
-        if let [batch] = at.batches {
-            let pass = phases.time(Phase::Forward, || forward(&self.model, &self.losses, batch, at.active, true));
-            let (losses, counts) = phases.time(Phase::Losses, || self.global_losses(&pass.sums, 1, &at))?;
-            let (mut local, factors) = self.weighted(losses, counts, at.step);
-            if local.refused.is_none() {
-                let params = &self.model.params;
-                phases.time(Phase::Backward, || weighted_grads(params, &pass.terms, &factors, &mut grads))?;
-                local.grads = Some(grads);
+        let needs_losses = self.balancer.needs_losses();
+        let mut kept = None;
+        // The weights must be known before the backward. Counts cost no forward pass; losses do, and a wait for the device.
+        let mut sums = vec![0.0; self.tasks.len()];
+        match at.batches {
+            [m] if needs_losses || self.engine.reads_for_free() => {
+                let pass = phases.time(Phase::Forward, || self.forward(&m.batch, &at));
+                let mut pending = LossSums::default();
+                pending.add(&pass.terms);
+                sums = phases.time(Phase::Losses, || pending.read(sums.len()));
+                kept = Some(pass);
             }
-            return Ok(local);
+            _ if needs_losses => {
+                sums = self.sums_without_graph(&at, phases);
+                self.seed_torch(&at);
+            }
+            _ => {}
         }
-        // Accumulation: the weights must be known before the first backward. Counts cost no forward pass; losses do.
-        let mut sums = vec![0.0; self.tasks.len()];
-        if self.balancer.needs_losses() {
-            sums = self.sums_without_graph(&at, phases);
-            self.seed_torch(&at);
+        let (losses, counts) = phases.time(Phase::Losses, || global_losses(&sums, 1, &at))?;
+        let (mut agreed, factors) = self.weighted(losses, counts, at.step);
+        agreed.losses_to_come = kept.is_none();
+        let mut pending = LossSums::default();
+        if agreed.refused.is_some() {
+            return Ok(Local { grads: None, pending, agreed: Some(agreed) });
         }
-        let (losses, counts) = phases.time(Phase::Losses, || self.global_losses(&sums, 1, &at))?;
-        let (mut local, factors) = self.weighted(losses, counts, at.step);
-        if local.refused.is_some() {
-            return Ok(local);
+        let mut grads = Grads::zero(SharedRows::Combined, &self.model.params);
+        self.collector(at.comm).begin(SharedRows::Combined);
+        for (micro, m) in at.batches.iter().enumerate() {
+            let pass = match kept.take() {
+                Some(pass) => pass,
+                None => phases.time(Phase::Forward, || self.forward(&m.batch, &at)),
+            };
+            pending.add(&pass.terms);
+            let end = micro + 1 == at.batches.len();
+            phases.time(Phase::Backward, || self.weighted_backward(&pass, &factors, end, &mut grads, at.comm))?;
         }
-        let params = &self.model.params;
-        let mut sums = vec![0.0; self.tasks.len()];
-        for batch in at.batches {
-            let pass = phases.time(Phase::Forward, || forward(&self.model, &self.losses, batch, at.active, true));
-            add(&mut sums, &pass.sums);
-            phases.time(Phase::Backward, || weighted_grads(params, &pass.terms, &factors, &mut grads))?;
+        Ok(Local { grads: Some(grads), pending, agreed: Some(agreed) })
+    }
+
+    /// The backward pass of a weighted loss; in pieces at the end of a step, where the pieces can travel meanwhile.
+    fn weighted_backward(
+        &mut self,
+        pass: &Forward,
+        factors: &Factors,
+        end: bool,
+        grads: &mut Grads,
+        comm: &dyn Collective,
+    ) -> Result<()> {
+        let Learner { model, engine, .. } = self;
+        let mut collector = Collector { engine, params: &model.params, comm };
+        if end && collector.wants_pieces() {
+            let mut done = |grads: &mut Grads, first: usize| collector.stages(grads, first);
+            staged_grads(&model.params, pass, factors, &model.cuts(), grads, &mut done)?;
+        } else {
+            weighted_grads(&model.params, &pass.terms, factors, grads)?;
         }
-        (local.losses, local.counts) = phases.time(Phase::Losses, || self.global_losses(&sums, 1, &at))?;
-        local.refused = self.not_finite_losses(&local.losses);
-        local.grads = Some(grads);
-        Ok(local)
+        collector.micro(grads, 0, end, end)
+    }
+
+    fn collector<'a>(&'a mut self, comm: &'a dyn Collective) -> Collector<'a, F> {
+        Collector { engine: &mut self.engine, params: &self.model.params, comm }
+    }
+
+    fn forward(&self, batch: &Batch, at: &Place<'_>) -> Forward {
+        forward(&self.model, &self.losses, batch, at.active, true)
     }
 
     /// Weights, coefficients and factors of a weighted loss; gradients are still to come.
-    fn weighted(&mut self, losses: Vec<Option<f64>>, counts: Counts, step: u64) -> (Local, Factors) {
+    fn weighted(&mut self, losses: Vec<Option<f64>>, counts: Counts, step: u64) -> (Agreed, Factors) {
         let weights = self.balancer.weights(&losses, step);
         let coefficients = self.balancer.of_weights(&weights);
         let c = coefficients.shared.as_ref().and_then(|groups| groups.first()).unwrap_or(&weights);
@@ -127,130 +193,177 @@ impl<F: TorchReal + Number> Learner<F> {
         };
         let private_units = if factors.serve_private { c.clone() } else { counts.total.clone() };
         let coefficients = Some(coefficients);
-        (Local { coefficients, private_units, ..self.agreed(losses, counts, weights) }, factors)
-    }
-
-    /// What the ranks agreed on; gradients of unweighted sums are still to come.
-    fn agreed(&self, losses: Vec<Option<f64>>, counts: Counts, weights: Vec<f64>) -> Local {
-        Local {
-            grads: None,
-            refused: self.not_finite_losses(&losses),
-            losses,
-            weights,
-            coefficients: None,
-            gram: None,
-            private_units: counts.total.clone(),
-            counts,
-        }
+        (Agreed { coefficients, private_units, ..Agreed::new(losses, counts, weights, &self.tasks) }, factors)
     }
 
     /// `T` backwards through the heads to the representation, balancing there, and one backward through the encoder.
     fn representation_gradients(&mut self, at: Place<'_>, phases: &mut Phases) -> Result<Local> {
         let n_tasks = self.tasks.len();
         let mut grads = Grads::zero(SharedRows::Combined, &self.model.params);
-        let (mut sums, mut products) = (vec![0.0; n_tasks], vec![0.0; n_tasks * n_tasks]);
         // One micro-batch keeps its graph until the coefficients are known; of several, only the leaves' gradients are kept.
         let keep = at.batches.len() == 1;
         let mut kept = None;
+        let (mut pending, mut products) = (LossSums::default(), LeafProducts::new(n_tasks));
         let mut leaf_grads: Vec<LeafGrads> = Vec::with_capacity(at.batches.len());
-        for batch in at.batches {
-            let cut = phases.time(Phase::Forward, || forward_cut(&self.model, &self.losses, batch, at.active, keep));
-            add(&mut sums, &cut.sums);
+        for m in at.batches {
+            let cut = phases.time(Phase::Forward, || forward_cut(&self.model, &self.losses, &m.batch, at.active, keep));
+            pending.add(&cut.terms);
             let z = phases.time(Phase::Backward, || cut.head_grads(&self.model.params, &mut grads))?;
-            phases.time(Phase::Gram, || add_leaf_gram::<F>(&z, &mut products));
+            phases.time(Phase::Gram, || products.add(&z, &self.engine, self.model.device()));
             leaf_grads.push(z);
             kept = keep.then_some(cut);
         }
-        let (losses, counts) = phases.time(Phase::Losses, || self.global_losses(&sums, 1, &at))?;
+        let (sums, products) = phases.time(Phase::Gram, || products.read(&pending));
+        let (losses, counts) = phases.time(Phase::Losses, || global_losses(&sums, 1, &at))?;
         let weights = self.balancer.weights(&losses, at.step);
-        let mut local = self.agreed(losses, counts, weights);
+        let mut agreed = Agreed::new(losses, counts, weights, &self.tasks);
         let all: Vec<usize> = (0..n_tasks).collect();
         let mut sum = GramSum::new(1, n_tasks, n_tasks);
         sum.add_products(0, &all, &products);
         // Whatever the reduction of parameters: each rank has samples of its own.
-        let total = &local.counts.total;
+        let total = &agreed.counts.total;
         let gram =
             phases.time(Phase::Balance, || sum.finish(total, total, &Sums::new(at.comm, true)))?.shared.remove(0);
-        if local.refused.is_some() {
-            return Ok(local);
+        let refused = |agreed| Ok(Local { grads: None, pending: LossSums::default(), agreed: Some(agreed) });
+        if agreed.refused.is_some() {
+            return refused(agreed);
         }
         let chosen = Gram::new(gram).and_then(|gram| {
             let grams = std::slice::from_ref(&gram);
-            let chosen = self.balancer.coefficients(grams, &local.losses, &local.weights, at.step)?;
+            let chosen = self.balancer.coefficients(grams, &agreed.losses, &agreed.weights, at.step)?;
             Ok((gram, chosen))
         });
         let (gram, coefficients) = match chosen {
             Ok(chosen) => chosen,
             Err(bad) => {
-                local.refused = Some(format!("the gradient of {}", names(&self.tasks, &bad.0)));
-                return Ok(local);
+                agreed.refused = Some(format!("the gradient of {}", names(&self.tasks, &bad.0)));
+                return refused(agreed);
             }
         };
-        let c = coefficients.shared.as_ref().and_then(|groups| groups.first()).unwrap_or(&local.weights);
-        let factors = per_count(c, &local.counts.total);
-        let params = &self.model.params;
+        let c = coefficients.shared.as_ref().and_then(|groups| groups.first()).unwrap_or(&agreed.weights);
+        let factors = per_count(c, &agreed.counts.total);
         if !keep {
             self.seed_torch(&at);
         }
-        for (batch, z) in at.batches.iter().zip(&leaf_grads) {
+        self.collector(at.comm).begin(SharedRows::Combined);
+        for (micro, (m, z)) in at.batches.iter().zip(&leaf_grads).enumerate() {
             let cut = match kept.take() {
                 Some(cut) => cut,
-                None => phases.time(Phase::Forward, || forward_cut(&self.model, &self.losses, batch, at.active, true)),
+                None => {
+                    phases.time(Phase::Forward, || forward_cut(&self.model, &self.losses, &m.batch, at.active, true))
+                }
             };
-            phases.time(Phase::Backward, || cut.encoder_grads(params, z, &factors, &mut grads))?;
+            let end = micro + 1 == at.batches.len();
+            phases.time(Phase::Backward, || -> Result<()> {
+                cut.encoder_grads(&self.model.params, z, &factors, &mut grads)?;
+                self.collector(at.comm).micro(&mut grads, 0, end, end)
+            })?;
         }
-        local.grads = Some(grads);
-        local.gram = Some(gram);
-        local.coefficients = Some(coefficients);
-        Ok(local)
+        agreed.gram = Some(gram);
+        agreed.coefficients = Some(coefficients);
+        Ok(Local { grads: Some(grads), pending: LossSums::default(), agreed: Some(agreed) })
     }
 
     /// Global losses of the same batches under the present parameters, for methods that learn from the change.
     pub(super) fn losses_now(&self, at: &Place<'_>, phases: &mut Phases) -> Result<Vec<Option<f64>>> {
         self.seed_torch(at);
         let sums = self.sums_without_graph(at, phases);
-        Ok(phases.time(Phase::Losses, || self.global_losses(&sums, 1, at))?.0)
+        Ok(phases.time(Phase::Losses, || global_losses(&sums, 1, at))?.0)
     }
 
     fn sums_without_graph(&self, at: &Place<'_>, phases: &mut Phases) -> Vec<f64> {
-        let mut sums = vec![0.0; self.tasks.len()];
-        for batch in at.batches {
-            let pass = || tch::no_grad(|| forward(&self.model, &self.losses, batch, at.active, true));
-            add(&mut sums, &phases.time(Phase::Forward, pass).sums);
+        let mut pending = LossSums::default();
+        for m in at.batches {
+            let pass = || tch::no_grad(|| self.forward(&m.batch, at));
+            pending.add(&phases.time(Phase::Forward, pass).terms);
         }
-        sums
-    }
-
-    /// Global mean losses and counts from local sums.
-    pub(super) fn global_losses(
-        &self,
-        sums: &[f64],
-        n_batches: usize,
-        at: &Place<'_>,
-    ) -> Result<(Vec<Option<f64>>, Counts)> {
-        let n_tasks = sums.len();
-        let mut all = sums.to_vec();
-        for batch in 0..n_batches {
-            let n = at.batches.len();
-            let mine = (0..n).filter(|micro| micro * n_batches / n == batch);
-            let mut here = vec![0.0; n_tasks];
-            mine.for_each(|micro| add(&mut here, &counts(&self.losses, &at.batches[micro..=micro], at.active)));
-            all.extend(here);
-        }
-        agree_on_sum(at.comm, &mut all)?;
-        let by_batch = all.split_off(n_tasks);
-        let total: Vec<f64> = (0..n_tasks).map(|t| by_batch[t..].iter().step_by(n_tasks).sum()).collect();
-        let losses = all.iter().zip(&total).map(|(&sum, &n)| (n > 0.0).then(|| sum / n)).collect();
-        Ok((losses, Counts { total, by_batch }))
-    }
-
-    pub(super) fn not_finite_losses(&self, losses: &[Option<f64>]) -> Option<String> {
-        let bad: Vec<usize> = (0..losses.len()).filter(|&t| losses[t].is_some_and(|l| !l.is_finite())).collect();
-        (!bad.is_empty()).then(|| format!("the loss of {}", names(&self.tasks, &bad)))
+        pending.read(self.tasks.len())
     }
 }
 
-pub(super) fn add(sums: &mut [f64], more: &[f64]) {
+impl Agreed {
+    /// Gradients of unweighted sums are still to come.
+    pub fn new(losses: Vec<Option<f64>>, counts: Counts, weights: Vec<f64>, tasks: &[String]) -> Agreed {
+        Agreed {
+            refused: not_finite(&losses, tasks),
+            losses,
+            weights,
+            coefficients: None,
+            gram: None,
+            private_units: counts.total.clone(),
+            counts,
+            losses_to_come: false,
+        }
+    }
+
+    /// The losses, now that they are there.
+    pub fn with_losses(&mut self, losses: Vec<Option<f64>>, tasks: &[String]) {
+        self.refused = not_finite(&losses, tasks);
+        self.losses = losses;
+    }
+}
+
+/// Inner products of gradients at the leaves, wherever these are.
+enum LeafProducts {
+    Host { sums: Vec<f64> },
+    Device { sums: Vec<f64>, enqueued: Tensor },
+}
+
+impl LeafProducts {
+    fn new(n_tasks: usize) -> Self {
+        LeafProducts::Host { sums: vec![0.0; n_tasks * n_tasks] }
+    }
+
+    fn add<F: TorchReal + Number>(&mut self, z: &LeafGrads, engine: &Engine<F>, device: Device) {
+        if matches!(engine, Engine::Host(_)) {
+            let (LeafProducts::Host { sums } | LeafProducts::Device { sums, .. }) = self;
+            return add_leaf_gram::<F>(z, sums);
+        }
+        let n_tasks = z.first().map_or(0, Vec::len);
+        let more = leaf_products(z, n_tasks, device);
+        *self = match std::mem::replace(self, LeafProducts::Host { sums: Vec::new() }) {
+            LeafProducts::Host { sums } => LeafProducts::Device { sums, enqueued: more },
+            LeafProducts::Device { sums, enqueued } => LeafProducts::Device { sums, enqueued: enqueued + more },
+        };
+    }
+
+    /// Local loss sums `[T]` and products `[T * T]`, with one wait for the device.
+    fn read(self, pending: &LossSums) -> (Vec<f64>, Vec<f64>) {
+        match self {
+            LeafProducts::Host { sums } => (pending.read(sums.len().isqrt()), sums),
+            LeafProducts::Device { sums, enqueued } => {
+                let wanted: Vec<Tensor> = std::iter::once(enqueued).chain(pending.tensor()).collect();
+                let mut values = ffi::read(&wanted);
+                let losses = values.split_off(sums.len());
+                (pending.by_task(&losses, sums.len().isqrt()), values)
+            }
+        }
+    }
+}
+
+/// Global mean losses and counts from local sums.
+pub(super) fn global_losses(sums: &[f64], n_batches: usize, at: &Place<'_>) -> Result<(Vec<Option<f64>>, Counts)> {
+    let n_tasks = sums.len();
+    let mut all = sums.to_vec();
+    all.resize(n_tasks * (1 + n_batches), 0.0);
+    for (micro, m) in at.batches.iter().enumerate() {
+        let (batch, _) = at.group(micro, n_batches);
+        add(&mut all[n_tasks * (1 + batch)..][..n_tasks], &m.counts);
+    }
+    agree_on_sum(at.comm, &mut all)?;
+    let by_batch = all.split_off(n_tasks);
+    let total: Vec<f64> = (0..n_tasks).map(|t| by_batch[t..].iter().step_by(n_tasks).sum()).collect();
+    let losses = all.iter().zip(&total).map(|(&sum, &n)| (n > 0.0).then(|| sum / n)).collect();
+    Ok((losses, Counts { total, by_batch }))
+}
+
+/// Which losses are not finite, in words.
+pub(super) fn not_finite(losses: &[Option<f64>], tasks: &[String]) -> Option<String> {
+    let bad: Vec<usize> = (0..losses.len()).filter(|&t| losses[t].is_some_and(|l| !l.is_finite())).collect();
+    (!bad.is_empty()).then(|| format!("the loss of {}", names(tasks, &bad)))
+}
+
+fn add(sums: &mut [f64], more: &[f64]) {
     sums.iter_mut().zip(more).for_each(|(sum, x)| *sum += x);
 }
 

@@ -1,6 +1,7 @@
 //! One optimizer step over all ranks: the only place where a step's stages meet.
 //!
 //! ```text
+//! engine.rs     the two ways to compute what follows the backward: host.rs on slices, tensors/ on devices
 //! ahead.rs      only for weights that look one step ahead
 //! gradients.rs  forward      local loss sums, graphs alive                              step/
 //!               losses       all-reduce of 2 T numbers, divided by the global counts    comm/
@@ -13,24 +14,33 @@
 
 mod ahead;
 mod descend;
+mod engine;
 mod gradients;
+mod host;
 mod moves;
+mod tensors;
 
 use super::phases::Phases;
 use crate::balance::shard::{self, ShardSurgery};
 use crate::balance::{Balancer, Coefficients, Gram};
-use crate::comm::reduce::Reducer;
+use crate::comm::tensors::TensorCollective;
 use crate::comm::{Collective, Number};
-use crate::config::{Balance, Config, NonFinite, Optim, Reduction, Scope};
+use crate::config::{self, Balance, Config, NonFinite, Optim, Precision, Reduction, Scope, Wire};
 use crate::data::Batch;
 use crate::error::Result;
-use crate::ffi::TorchReal;
+use crate::ffi::{self, TorchReal};
 use crate::model::{Model, Params, Rows};
 use crate::optim::Optimizer;
+use crate::step::counts;
 use crate::step::losses::TaskLoss;
-use gradients::Place;
+use crate::world::World;
+use engine::Engine;
+use gradients::{Micro, Place};
+use host::Host;
 use moves::Layout;
 use std::ops::Range;
+use tch::{Device, Kind};
+use tensors::Tensors;
 
 /// Model, balancing and optimizer with their states: what learns.
 pub struct Learner<F> {
@@ -40,13 +50,14 @@ pub struct Learner<F> {
     pub losses: Vec<Box<dyn TaskLoss>>,
     /// Weighting and surgery.
     pub balancer: Balancer,
-    /// Optimizer of this rank's shard.
+    /// Optimizer of this rank's shard. Its states are with the tensors, where gradients are.
     pub optimizer: Optimizer<F>,
     /// Surgery that needs the gradients themselves, with its state.
     pub(super) shard: Option<Box<dyn ShardSurgery<F>>>,
     /// Its direction, laid out as the shard.
     direction: Vec<F>,
-    reducer: Reducer<F>,
+    engine: Engine<F>,
+    reduction: Reduction,
     layout: Layout,
     seed: u64,
     /// Task names, for messages.
@@ -70,6 +81,14 @@ pub struct Recipe {
     pub optim: Optim,
     /// How gradients are reduced.
     pub reduction: Reduction,
+    /// Where the model computes.
+    pub device: Device,
+    /// In which floats it computes.
+    pub precision: Precision,
+    /// Who computes what follows the backward passes.
+    pub engine: config::Engine,
+    /// In which floats gradients travel.
+    pub wire: Wire,
     /// What becomes of values that are not finite. With `Skip`, no parameter is moved before the update is known to be
     /// finite.
     pub non_finite: NonFinite,
@@ -85,6 +104,10 @@ impl Recipe {
             balance: config.balance.clone(),
             optim: config.optim.clone(),
             reduction: config.comm.reduction,
+            device: Device::Cpu,
+            precision: config.train.precision,
+            engine: config.train.engine,
+            wire: config.comm.wire,
             non_finite: config.train.non_finite,
         }
     }
@@ -121,31 +144,56 @@ impl<F: TorchReal + Number> Learner<F> {
         Learner::assemble(Recipe::of(config, steps_per_epoch), model, losses, comm)
     }
 
-    /// As [`Learner::new`], without a configuration of a whole run.
-    pub fn assemble(recipe: Recipe, model: Model, losses: Vec<Box<dyn TaskLoss>>, comm: &dyn Collective) -> Self {
-        let reducer = Reducer::new(recipe.reduction);
-        let blocks = model.params.segments.iter().map(|s| reducer.block(&s.range, comm)).collect();
+    /// As [`Learner::new`], without a configuration of a whole run. The model's parameters are in `F`, on any device; they
+    /// move to the recipe's.
+    pub fn assemble(recipe: Recipe, mut model: Model, losses: Vec<Box<dyn TaskLoss>>, comm: &dyn Collective) -> Self {
+        let blocks: Vec<_> =
+            model.params.segments.iter().map(|s| block(recipe.reduction, &s.range, comm.world())).collect();
         let groups = match recipe.balance.scope {
             Scope::All => Vec::new(),
             Scope::PerLayerGroup => layer_groups(&model.params),
         };
-        let layout = Layout::new(blocks, groups);
+        let layout = Layout::new(blocks.clone(), groups);
         let (n_tasks, n) = (recipe.tasks.len(), layout.len());
         let (balance, steps_per_epoch) = (&recipe.balance, recipe.steps_per_epoch);
+        let engine = if recipe.uses_tensors() {
+            model.place(F::KIND, recipe.device);
+            let wire = if recipe.wire == Wire::Bf16 { Kind::BFloat16 } else { F::KIND };
+            let compute = if recipe.precision == Precision::Bf16 { Kind::BFloat16 } else { F::KIND };
+            let tensors = Tensors::new(&mut model.params, compute, wire, recipe.reduction, blocks, &recipe.optim);
+            Engine::Tensors(Box::new(tensors))
+        } else {
+            Engine::Host(Host::new(recipe.reduction))
+        };
+        let n_states = if recipe.uses_tensors() { 0 } else { n };
         Learner {
             balancer: Balancer::build(balance, &recipe.tasks, layout.n_groups, recipe.seed, steps_per_epoch),
             shard: shard::build(&balance.surgery, n_tasks, n),
             direction: Vec::new(),
-            optimizer: Optimizer::new(&recipe.optim, n),
+            optimizer: Optimizer::new(&recipe.optim, n_states),
             clip_norm: recipe.optim.clip_norm(),
             non_finite: recipe.non_finite,
             model,
             losses,
-            reducer,
+            engine,
+            reduction: recipe.reduction,
             layout,
             seed: recipe.seed,
             tasks: recipe.tasks,
         }
+    }
+
+    /// Exchanges tensors between devices over this from now on.
+    pub fn exchange_over(&mut self, exchange: Box<dyn TensorCollective>) {
+        if let Engine::Tensors(tensors) = &mut self.engine {
+            tensors.exchange_over(exchange);
+        }
+    }
+
+    /// Bytes this rank has sent so far, over all ways.
+    pub fn bytes_sent(&self, comm: &dyn Collective) -> u64 {
+        let beside = if let Engine::Tensors(tensors) = &self.engine { tensors.bytes_sent() } else { 0 };
+        comm.bytes_sent() + beside
     }
 
     /// Takes one step. `step` counts from 0; `batches` are this rank's micro-batches.
@@ -158,29 +206,17 @@ impl<F: TorchReal + Number> Learner<F> {
     /// all ranks alike, and the report says what it was.
     pub fn step(&mut self, step: u64, lr: f64, batches: &[Batch], comm: &dyn Collective) -> Result<StepReport> {
         let active = self.balancer.active(step);
-        let at = Place { step, batches, active: &active, comm };
+        let device = self.model.device();
+        let micro = |batch: &Batch| Micro { counts: counts(&self.losses, batch, &active), batch: batch.to(device) };
+        let batches: Vec<Micro> = batches.iter().map(micro).collect();
+        let at = Place { step, batches: &batches, active: &active, comm };
         let mut phases = Phases::default();
         self.look_ahead(at, lr, &mut phases)?;
-        let mut local = self.local(at, &mut phases)?;
-        let coefficients = match local.coefficients.take() {
-            Some(chosen) => chosen,
-            None => self.balancer.of_heads(&local.weights, None),
-        };
-        let mut report = StepReport {
-            losses: local.losses.clone(),
-            weights: local.weights.clone(),
-            coefficients,
-            gram: local.gram.take(),
-            update_norm: f64::NAN,
-            refused: local.refused.take(),
-            phases,
-        };
-        let Some(grads) = local.grads.take().filter(|_| report.refused.is_none()) else { return Ok(report) };
-        self.descend(step, lr, &grads, &local, &mut report, comm)?;
+        let local = self.local(at, &mut phases)?;
+        let mut report = self.descend(&at, lr, local, phases)?;
         if report.refused.is_some() {
             return Ok(report);
         }
-        drop(grads);
         self.optimizer.updates += 1;
         self.balancer.observe(&report.losses, step);
         if self.balancer.needs_losses_after() {
@@ -190,10 +226,62 @@ impl<F: TorchReal + Number> Learner<F> {
         Ok(report)
     }
 
+    /// The optimizer's states of this rank's shard, if they are with the tensors.
+    pub(super) fn tensor_states(&self) -> Option<Vec<Vec<F>>> {
+        match &self.engine {
+            Engine::Host(_) => None,
+            Engine::Tensors(tensors) => Some(tensors.states()),
+        }
+    }
+
+    /// This rank's shard of the parameters in full precision, if the model's are rounded.
+    pub(super) fn masters(&self) -> Option<Vec<F>> {
+        match &self.engine {
+            Engine::Tensors(tensors) if tensors.has_masters(&self.model.params) => Some(ffi::values(&tensors.shard())),
+            _ => None,
+        }
+    }
+
+    /// Takes over the flat parameters, and the optimizer's states of this rank's shard.
+    pub(super) fn take_over(&mut self, flat: &[F], states: Vec<Vec<F>>) {
+        match &mut self.engine {
+            Engine::Host(_) => {
+                ffi::write(&self.model.params.flat, flat);
+                let mut states = states.into_iter();
+                for place in [&mut self.optimizer.first, &mut self.optimizer.second] {
+                    *place = states.next().unwrap_or_default();
+                }
+            }
+            Engine::Tensors(tensors) => {
+                tensors.set_parameters(&self.model.params, flat);
+                tensors.set_states(&states);
+            }
+        }
+    }
+
     /// The part of a segment of the flat buffer that this rank optimizes.
     pub fn block(&self, segment: &Range<usize>, comm: &dyn Collective) -> Range<usize> {
-        self.reducer.block(segment, comm)
+        block(self.reduction, segment, comm.world())
     }
+}
+
+impl Recipe {
+    /// Whether the step computes with tensors rather than with numbers on the host.
+    fn uses_tensors(&self) -> bool {
+        match self.engine {
+            config::Engine::Tensors => true,
+            config::Engine::Auto => self.device != Device::Cpu || self.precision == Precision::Bf16,
+        }
+    }
+}
+
+/// The part of a segment that a rank owns after the reduction.
+fn block(reduction: Reduction, segment: &Range<usize>, world: World) -> Range<usize> {
+    if reduction == Reduction::AllReduce {
+        return segment.clone();
+    }
+    let len = segment.len() / world.size;
+    segment.start + world.rank * len..segment.start + (world.rank + 1) * len
 }
 
 /// The shared parameters by layer: those whose names differ in the last part only, such as `layers.0.weight` and

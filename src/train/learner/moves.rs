@@ -132,6 +132,15 @@ impl Layout {
         start..start + at.len()
     }
 
+    /// The groups of layers in a block of a shared segment, with their places.
+    pub fn groups_in(&self, block: &Range<usize>) -> Vec<(usize, Range<usize>)> {
+        if self.groups.is_empty() {
+            return vec![(0, block.clone())];
+        }
+        let within = |(group, r): &(usize, Range<usize>)| (*group, r.start.max(block.start)..r.end.min(block.end));
+        self.groups.iter().map(within).filter(|(_, r)| r.start < r.end).collect()
+    }
+
     /// The parts of a shared segment by group of layers.
     pub fn by_group<'a, F: Clone>(
         &self,
