@@ -47,7 +47,7 @@ pub fn connect(backend: Backend) -> Result<Box<dyn Collective>, CommError> {
         ))),
         Backend::Solo => Ok(Box::new(Solo)),
         Backend::Auto if !launched() => Ok(Box::new(Solo)),
-        Backend::Auto | Backend::Mpi => connect_mpi(),
+        Backend::Auto | Backend::Mpi | Backend::Nccl => connect_mpi(),
     }
 }
 

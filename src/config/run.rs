@@ -32,12 +32,14 @@ pub struct Train {
     pub epochs: Option<u64>,
     /// Optimizer steps; wins over `epochs`.
     pub steps: Option<u64>,
-    /// `auto`, `cpu`, `cuda` or `cuda:N`.
+    /// `auto` (a GPU if there is one), `cpu`, `cuda` (the GPU of this rank's place on its node) or `cuda:N`.
     pub device: String,
     /// Kind of parameters and activations.
     pub precision: Precision,
     /// Who computes what follows the backward passes.
     pub engine: Engine,
+    /// Let matrix products of 32-bit floats round their factors to TF32 on GPUs that can. Inner products of gradients stay exact.
+    pub tf32: bool,
     /// Evaluate on the validation split every so many epochs (0: only at the end).
     pub eval_every_epochs: u64,
     /// Evaluate every so many steps instead, when set.
@@ -64,6 +66,7 @@ impl Default for Train {
             device: "auto".into(),
             precision: Precision::F32,
             engine: Engine::Auto,
+            tf32: false,
             eval_every_epochs: 1,
             eval_every_steps: None,
             eval_batch: 1024,
@@ -130,6 +133,34 @@ pub struct Comm {
     pub wire: Wire,
     /// MiB of 32-bit gradients after which a part of the encoder is sent off while the backward pass goes on (tensors alone).
     pub bucket_mb: f64,
+    /// From what surgery's inner products are computed.
+    pub gram: GramFrom,
+    /// The same bits every time on GPUs too: slower exchanges and kernels.
+    pub deterministic: bool,
+}
+
+/// From what surgery's inner products are computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum GramFrom {
+    /// The reduced rows: exact, and `(T + 1) / 2T` of the bytes of an all-reduce of all rows.
+    Exact,
+    /// Random projections of the local rows: an estimate, and the bytes of one row and of `T` sketches.
+    Sketch(Sketch),
+}
+
+/// Options of [`GramFrom::Sketch`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sketch {
+    /// Numbers to which a row is projected. The error of a cosine is about `1 / sqrt(dim)`.
+    pub dim: usize,
+}
+
+impl Default for Sketch {
+    fn default() -> Self {
+        Sketch { dim: 1 << 16 }
+    }
 }
 
 impl Comm {
@@ -141,7 +172,14 @@ impl Comm {
 
 impl Default for Comm {
     fn default() -> Self {
-        Comm { backend: Backend::Auto, reduction: Reduction::Sharded, wire: Wire::F32, bucket_mb: 25.0 }
+        Comm {
+            backend: Backend::Auto,
+            reduction: Reduction::Sharded,
+            wire: Wire::F32,
+            bucket_mb: 25.0,
+            gram: GramFrom::Exact,
+            deterministic: false,
+        }
     }
 }
 
@@ -149,10 +187,12 @@ impl Default for Comm {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Backend {
-    /// MPI when a launcher started several ranks, nothing otherwise.
+    /// MPI when a launcher started several ranks, nothing otherwise; NCCL for tensors on GPUs.
     Auto,
-    /// MPI, also for a world of one.
+    /// MPI, also for a world of one; NCCL for tensors on GPUs.
     Mpi,
+    /// MPI for what ranks decide, NCCL for tensors, or nothing goes.
+    Nccl,
     /// No communication: a world of one.
     Solo,
 }

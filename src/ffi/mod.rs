@@ -4,11 +4,11 @@ mod dispatch;
 mod modes;
 
 pub use dispatch::{FusedAdam, fused_adam};
-pub use modes::{allow_tf32, deterministic_convolutions};
+pub use modes::{allow_tf32, deterministic, in_full_precision};
 
 use crate::kernel::Real;
 use std::cell::Cell;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use tch::kind::Element;
 use tch::{Device, Kind, Tensor};
 
@@ -187,6 +187,11 @@ pub fn load_cuda() -> Result<Option<PathBuf>, String> {
         }
         Err(e) => Err(e.to_string()),
     }
+}
+
+/// Whether the machine has an NVIDIA driver: without one there is no use in loading libtorch's CUDA part.
+pub fn has_nvidia_driver() -> bool {
+    ["/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg"].iter().any(|path| Path::new(path).exists())
 }
 
 /// The folder from which the running libtorch was loaded.

@@ -1,6 +1,12 @@
 //! How libtorch computes: modes that its C++ interface sets and `tch` does not.
 
 use std::ffi::c_void;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Whether [`allow_tf32`] was told so.
+static TF32: AtomicBool = AtomicBool::new(false);
+
+const CUBLAS: &[u8] = b"_ZN2at7Context18setAllowTF32CuBLASEb\0";
 
 /// `at::Context`, libtorch's global settings.
 struct Context(*mut c_void);
@@ -32,13 +38,32 @@ fn function<F: Copy>(symbol: &[u8]) -> Option<F> {
 /// 10 bits of mantissa. `None` if this libtorch cannot be told.
 pub fn allow_tf32(on: bool) -> Option<()> {
     let context = Context::get()?;
-    context.set(b"_ZN2at7Context18setAllowTF32CuBLASEb\0", on)?;
+    context.set(CUBLAS, on)?;
+    TF32.store(on, Ordering::Relaxed);
     context.set(b"_ZN2at7Context17setAllowTF32CuDNNEb\0", on)
 }
 
-/// Whether cuDNN is to choose algorithms that give the same bits every time. `None` if this libtorch cannot be told.
-pub fn deterministic_convolutions(on: bool) -> Option<()> {
-    Context::get()?.set(b"_ZN2at7Context21setDeterministicCuDNNEb\0", on)
+/// Runs `body` with exact factors, whatever [`allow_tf32`] was told.
+pub fn in_full_precision<R>(body: impl FnOnce() -> R) -> R {
+    if !TF32.load(Ordering::Relaxed) {
+        return body();
+    }
+    let allow = |on| Context::get().and_then(|context| context.set(CUBLAS, on));
+    allow(false);
+    let result = body();
+    allow(true);
+    result
+}
+
+/// Whether libtorch is to choose algorithms that give the same bits every time, where it has them. `None` if this libtorch
+/// cannot be told.
+pub fn deterministic(on: bool) -> Option<()> {
+    let set: unsafe extern "C" fn(*mut c_void, bool, bool) =
+        function(b"_ZN2at7Context26setDeterministicAlgorithmsEbb\0")?;
+    let context = Context::get()?;
+    // SAFETY: as in `Context::set`; the second flag turns refusals of operations without such an algorithm into warnings.
+    unsafe { set(context.0, on, true) };
+    context.set(b"_ZN2at7Context21setDeterministicCuDNNEb\0", on)
 }
 
 #[cfg(test)]
@@ -47,7 +72,8 @@ mod tests {
     fn this_libtorch_can_be_told() {
         for on in [true, false] {
             assert!(super::allow_tf32(on).is_some());
-            assert!(super::deterministic_convolutions(on).is_some());
+            assert_eq!(super::in_full_precision(|| 7), 7);
+            assert!(super::deterministic(on).is_some());
         }
     }
 }

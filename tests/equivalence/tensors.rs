@@ -157,8 +157,7 @@ fn a_step_waits_for_the_device_once() {
 }
 
 /// Weightings that must know this step's losses before its backward pass.
-const NEED_LOSSES: &[&str] =
-    &["gls", "stch", "cosmos", "pbi", "scale_invariant", "go4align", "ldc_mtl", "famo"];
+const NEED_LOSSES: &[&str] = &["gls", "stch", "cosmos", "pbi", "scale_invariant", "go4align", "ldc_mtl", "famo"];
 
 /// Relative error of the update after some steps.
 fn error_of(change: impl Fn(&mut Config), size: usize, balance: &str) -> f64 {

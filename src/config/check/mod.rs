@@ -6,6 +6,7 @@
 mod active;
 mod balance;
 mod batch;
+mod comm;
 mod model;
 mod shard_methods;
 mod source;

@@ -11,6 +11,7 @@ pub(super) fn check(config: &Config) -> Checked {
     optim(&At::key("optim"), &config.optim)?;
     schedule(&At::key("schedule"), config)?;
     train(&At::key("train"), &config.train)?;
+    super::comm::check(config)?;
     best_by(&At::key("train").then("best_by"), config)?;
     At::key("checkpoint").then("every").within(config.checkpoint.every, 0, MANY)?;
     At::key("checkpoint").then("keep").within(config.checkpoint.keep as u64, 1, MANY)?;

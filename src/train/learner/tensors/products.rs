@@ -3,7 +3,7 @@
 use super::{Layout, Tensors};
 use crate::balance::global::GramSum;
 use crate::comm::Number;
-use crate::ffi::TorchReal;
+use crate::ffi::{TorchReal, in_full_precision};
 use crate::model::{Params, Rows, Segment};
 use std::ops::Range;
 use tch::{Device, Kind, Tensor};
@@ -153,6 +153,10 @@ impl Products {
 
 /// Inner products `[R, R]` of long rows `[R, n]`.
 fn gram(rows: &Tensor) -> Tensor {
+    in_full_precision(|| chunked(rows))
+}
+
+fn chunked(rows: &Tensor) -> Tensor {
     let (n_rows, n) = (rows.size()[0], rows.size()[1]);
     let n_chunks = n / CHUNK;
     let rest = rows.narrow(1, n_chunks * CHUNK, n - n_chunks * CHUNK);
