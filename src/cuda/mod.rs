@@ -111,11 +111,7 @@ impl Cuda {
         let mut text = [0u8; 32];
         // SAFETY: at most `len` bytes are written, the last of them zero.
         let result = unsafe {
-            (self.api.runtime.get_pci_bus_id)(
-                text.as_mut_ptr().cast::<c_char>(),
-                text.len() as c_int,
-                device as c_int,
-            )
+            (self.api.runtime.get_pci_bus_id)(text.as_mut_ptr().cast::<c_char>(), text.len() as c_int, device as c_int)
         };
         self.check("cudaDeviceGetPCIBusId", result)?;
         Ok(CStr::from_bytes_until_nul(&text).unwrap_or_default().to_string_lossy().into_owned())
@@ -185,7 +181,10 @@ impl Cuda {
         self.clear();
         // SAFETY: both return constant texts, for any number.
         let (name, text) = unsafe {
-            (CStr::from_ptr((self.api.runtime.error_name)(result)), CStr::from_ptr((self.api.runtime.error_text)(result)))
+            (
+                CStr::from_ptr((self.api.runtime.error_name)(result)),
+                CStr::from_ptr((self.api.runtime.error_text)(result)),
+            )
         };
         let [name, text] = [name, text].map(|text| text.to_string_lossy().into_owned());
         let hint = match result {

@@ -88,13 +88,9 @@ impl Api {
     }
 
     fn find(libraries: &[Library]) -> Result<Api, CudaError> {
-        let missing = |symbol| {
-            CudaError::Absent(format!("`{symbol}` is missing; expected libtorch {}", crate::LIBTORCH_VERSION))
-        };
-        Ok(Api {
-            runtime: Runtime::find(libraries).map_err(missing)?,
-            torch: Torch::find(libraries).map_err(missing)?,
-        })
+        let missing =
+            |symbol| CudaError::Absent(format!("`{symbol}` is missing; expected libtorch {}", crate::LIBTORCH_VERSION));
+        Ok(Api { runtime: Runtime::find(libraries).map_err(missing)?, torch: Torch::find(libraries).map_err(missing)? })
     }
 }
 
