@@ -199,3 +199,31 @@ pub(super) fn poll_until(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With the CUDA build of libtorch the real library is here, and works as far as it does without a GPU.
+    #[test]
+    fn the_real_library_answers_where_it_is() {
+        let library = match Library::open(None) {
+            Ok(library) => library,
+            Err(absent) => {
+                println!("skipped: the real NCCL is not here");
+                return assert!(matches!(absent, NcclError::Absent(_)), "{absent}");
+            }
+        };
+        assert!(library.stand_in.is_none() && library.version().major == 2, "{}", library.path());
+        let [one, other] = [library.unique_id().unwrap(), library.unique_id().unwrap()];
+        assert!(one.0 != other.0 && one.0 != [0; ID_BYTES]);
+        match Comm::join(library, one, World::SOLO, Duration::from_secs(60)) {
+            Err(NcclError::Call { call, code: 1, words }) => {
+                assert_eq!(call, "ncclCommInitRankConfig");
+                assert!(words.contains("CUDA driver version is insufficient"), "{words}");
+            }
+            Err(error) => panic!("{error}"),
+            Ok(comm) => comm.leave(Duration::from_secs(60)).unwrap(), // there is a GPU
+        }
+    }
+}

@@ -133,7 +133,7 @@ impl Nccl {
     fn shut(&self) -> Result<()> {
         let op = "close";
         self.shared.alive(op)?;
-        poll_until("the exchanges in flight", self.close_deadline, || match &*self.lock() {
+        poll_until("the last exchange", self.close_deadline, || match &*self.lock() {
             Some(comm) => Ok(comm.state(EARLIER)? == Progress::Done && self.shared.queue.idle(comm)?),
             None => Ok(true),
         })
@@ -188,6 +188,7 @@ impl Nccl {
     }
 
     fn outside_of_groups(&self, op: &'static str) -> Result<()> {
+        self.shared.alive(op)?;
         let inside = self.group.borrow().depth > 0;
         if inside { Err(failed(op, "not within a group: nothing of it is launched yet".into())) } else { Ok(()) }
     }
