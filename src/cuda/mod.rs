@@ -14,6 +14,7 @@ pub use event::{Event, elapsed_ms};
 pub use stream::Stream;
 pub(crate) use table::function_table;
 
+use libloading::os::unix::Library;
 use raw::{Api, DeviceProperties, code};
 use std::ffi::{CStr, c_char, c_int};
 use std::sync::OnceLock;
@@ -58,6 +59,11 @@ impl Cuda {
     pub fn load() -> Result<&'static Cuda> {
         static LOADED: OnceLock<Result<Cuda>> = OnceLock::new();
         LOADED.get_or_init(|| Api::load().map(|api| Cuda { api })).as_ref().map_err(Clone::clone)
+    }
+
+    /// As [`Self::load`], from these libraries, which are never unloaded: for the stand-in of the tests.
+    pub(crate) fn of(libraries: &[Library]) -> Result<&'static Cuda> {
+        Ok(Box::leak(Box::new(Cuda { api: Api::find(libraries)? })))
     }
 
     /// GPUs that this process may use (`CUDA_VISIBLE_DEVICES`).

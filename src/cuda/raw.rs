@@ -87,7 +87,8 @@ impl Api {
         api
     }
 
-    fn find(libraries: &[Library]) -> Result<Api, CudaError> {
+    /// Takes the functions from libraries that stay loaded.
+    pub fn find(libraries: &[Library]) -> Result<Api, CudaError> {
         let missing =
             |symbol| CudaError::Absent(format!("`{symbol}` is missing; expected libtorch {}", crate::LIBTORCH_VERSION));
         Ok(Api { runtime: Runtime::find(libraries).map_err(missing)?, torch: Torch::find(libraries).map_err(missing)? })

@@ -1,6 +1,6 @@
 //! Finding the library and joining: whatever is wrong is told in the same words on all ranks.
 
-use crate::standin::{alone, alone_with, incomplete, library};
+use crate::standin::{alone, alone_with, incomplete, library, with_function};
 use crate::{quick, ranks};
 use polytask::comm::nccl::{Library, Nccl, NcclError, NcclOptions, Version};
 use polytask::comm::tensors::TensorCollective;
@@ -97,14 +97,11 @@ fn a_gpu_that_is_not_there_is_told() {
 #[test]
 fn mixed_versions_are_refused() {
     alone("connecting::mixed_versions_are_refused", "", || {
-        let library = Library::open(None).unwrap();
-        assert_eq!(library.version(), Version { major: 2, minor: 28, patch: 9 });
         let words = refused_with(3, &quick(), |rank| {
-            // SAFETY: a function of the stand-in, with its signature.
+            let version = if rank == 1 { 22703 } else { 22809 };
+            // SAFETY: its signature.
             unsafe {
-                let library = libloading::Library::new(library.path()).unwrap();
-                let set = library.get::<unsafe extern "C" fn(c_int)>("polytask_standin_set_version").unwrap();
-                set(if rank == 1 { 22703 } else { 22809 });
+                with_function("polytask_standin_set_version", |set: unsafe extern "C" fn(c_int)| set(version));
             }
         });
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();

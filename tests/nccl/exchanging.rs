@@ -2,10 +2,13 @@
 
 use crate::data::{KINDS, embedded, numbers, part, sum, values};
 use crate::records::Records;
-use crate::standin::alone;
+use crate::standin::{all_calls, alone, log, with_function};
 use crate::{quick, ranks};
 use polytask::comm::nccl::{Nccl, NcclOptions};
 use polytask::comm::tensors::TensorCollective;
+use std::ffi::{c_int, c_void};
+use std::ptr::null_mut;
+use std::time::Duration;
 use tch::{Device, Kind, Tensor};
 
 /// Blocks of this many numbers: one, odd, and more than a page.
@@ -117,7 +120,7 @@ fn groups_give_what_single_exchanges_give() {
 
 #[test]
 fn exchanges_are_recorded_and_end_in_their_order() {
-    alone("exchanging::exchanges_are_recorded_and_end_in_their_order", "async=60", || {
+    alone("exchanging::exchanges_are_recorded_and_end_in_their_order", "async=300", || {
         let records = Records::new();
         let options = NcclOptions { recorder: Some(records.clone()), ..quick() };
         ranks(1, &options, |nccl, _| {
@@ -128,9 +131,74 @@ fn exchanges_are_recorded_and_end_in_their_order() {
             assert_eq!([records.poll(0), records.poll(1)], [Ok(false), Ok(false)]);
             records.wait(0).unwrap();
             assert_eq!(records.poll(1), Ok(false), "it takes as long again");
+            // SAFETY: its signature.
+            let last_error =
+                unsafe { with_function("cudaGetLastError", |last: unsafe extern "C" fn() -> c_int| last()) };
+            assert_eq!(last_error, 0, "libtorch would take `not ready` for its own error");
             records.wait(1).unwrap();
         });
         assert_eq!([records.poll(0), records.poll(1)], [Ok(true), Ok(true)], "closed, and still an answer");
+    });
+}
+
+/// Runs `work` on the stream of this thread's computation, as libtorch runs kernels.
+fn compute(work: impl FnOnce() + Send + 'static) {
+    extern "C" fn run(work: *mut c_void) {
+        // SAFETY: made below, run once.
+        let work = unsafe { Box::from_raw(work.cast::<Box<dyn FnOnce() + Send>>()) };
+        work();
+    }
+    type Launch = unsafe extern "C" fn(*mut c_void, extern "C" fn(*mut c_void), *mut c_void) -> c_int;
+    let work: Box<Box<dyn FnOnce() + Send>> = Box::new(Box::new(work));
+    // SAFETY: its signature.
+    let result = unsafe {
+        with_function("cudaLaunchHostFunc", |launch: Launch| launch(null_mut(), run, Box::into_raw(work).cast()))
+    };
+    assert_eq!(result, 0);
+}
+
+/// The gradient is still being computed when its exchange is launched, and the exchange is slow.
+#[test]
+fn fork_and_join_order_exchanges_and_computation() {
+    alone("exchanging::fork_and_join_order_exchanges_and_computation", "async=30", || {
+        ranks(2, &quick(), |nccl, rank| {
+            for round in 0..3 {
+                let data = Tensor::zeros([8], (Kind::Double, Device::Cpu));
+                let start = data.data_ptr() as usize;
+                compute(move || {
+                    std::thread::sleep(Duration::from_millis(30));
+                    let own = numbers(rank + round, 8, Kind::Double);
+                    // SAFETY: `data` lives until the join, and nobody else writes.
+                    unsafe { std::ptr::copy_nonoverlapping(own.as_ptr(), start as *mut f64, 8) };
+                });
+                nccl.fork().unwrap();
+                nccl.all_reduce(&data).unwrap();
+                nccl.join().unwrap();
+                let parts = [round, round + 1].map(|seed| numbers(seed, 8, Kind::Double));
+                assert_eq!(values(&data), (0..8).map(|i| parts[0][i] + parts[1][i]).collect::<Vec<_>>());
+            }
+        });
+    });
+}
+
+#[test]
+fn events_are_used_again() {
+    let (path, plan) = log("events", "");
+    alone("exchanging::events_are_used_again", &plan, || {
+        let _ = std::fs::remove_file(&path);
+        let records = Records::new();
+        let options = NcclOptions { recorder: Some(records.clone()), ..quick() };
+        ranks(1, &options, |nccl, _| {
+            let data = Tensor::from_slice(&[1.0f32; 4]);
+            for _ in 0..5 {
+                nccl.all_reduce(&data).unwrap();
+                nccl.broadcast(&data).unwrap();
+                nccl.join().unwrap();
+                records.forget();
+            }
+        });
+        let made = all_calls(&path, 0).iter().filter(|call| *call == "cudaEventCreateWithFlags").count();
+        assert_eq!(made, 2, "two exchanges at a time");
     });
 }
 

@@ -2,13 +2,12 @@
 
 use crate::data::{numbers, values};
 use crate::records::Records;
-use crate::standin::alone;
+use crate::standin::{all_calls, alone, calls, log};
 use crate::{quick, ranks};
 use polytask::comm::nccl::{Nccl, NcclOptions};
 use polytask::comm::tensors::TensorCollective;
 use polytask::comm::{Collective, CommError, Threads};
 use std::fs;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use tch::{Device, Kind, Tensor};
 
@@ -21,20 +20,6 @@ fn tensor(rank: usize) -> Tensor {
 
 fn words(result: Result<(), CommError>) -> String {
     result.unwrap_err().to_string()
-}
-
-/// A file for the calls of a test, empty, and the plan that names it.
-fn log(test: &str, plan: &str) -> (PathBuf, String) {
-    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("nccl_{test}.log"));
-    let plan = format!("{plan} log={}", path.display());
-    (path, plan)
-}
-
-/// What a rank called, without the questions.
-fn calls(path: &PathBuf, rank: usize) -> Vec<String> {
-    let text = fs::read_to_string(path).unwrap();
-    let mine = text.lines().filter_map(|line| line.strip_prefix(&format!("{rank} ")));
-    mine.filter(|call| *call != "ncclCommGetAsyncError").map(str::to_owned).collect()
 }
 
 #[test]
@@ -106,8 +91,7 @@ fn after_a_refused_launch_nothing_is_called() {
         });
         let launched = ["ncclCommInitRankConfig", "ncclAllReduce", "ncclAllReduce"];
         assert_eq!([calls(&path, 0), calls(&path, 1)], [launched, launched]);
-        let text = fs::read_to_string(&path).unwrap();
-        assert_eq!(text.lines().rfind(|line| line.starts_with('1')), Some("1 ncclAllReduce"), "not even questions");
+        assert_eq!(all_calls(&path, 1).last().unwrap(), "ncclAllReduce", "not even questions");
     });
 }
 
@@ -174,12 +158,12 @@ fn an_exchange_that_never_ends_waits_nowhere_but_at_the_join() {
 
 #[test]
 fn a_launch_that_stays_in_progress_fails_at_the_deadline() {
-    alone("failing::a_launch_that_stays_in_progress_fails_at_the_deadline", "inprogress=400", || {
+    alone("failing::a_launch_that_stays_in_progress_fails_at_the_deadline", "inprogress=1 stuck@2", || {
         let deadline = Duration::from_millis(20);
         ranks(1, &NcclOptions { deadline, ..quick() }, |nccl, _| {
+            nccl.all_reduce(&tensor(0)).unwrap();
             let unfinished = "all_reduce was still in progress after 0.02 s";
-            let data = tensor(0);
-            assert_eq!(words(nccl.all_reduce(&data)), format!("all_reduce failed: {unfinished}"));
+            assert_eq!(words(nccl.all_reduce(&tensor(0))), format!("all_reduce failed: {unfinished}"));
             all_refused(nccl, unfinished);
         });
     });

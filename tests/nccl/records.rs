@@ -26,6 +26,11 @@ impl Records {
         self.0.lock().unwrap().iter().map(|(op, bytes, _)| (*op, *bytes)).collect()
     }
 
+    /// Drops everything, as a watchdog does with what is done.
+    pub fn forget(&self) {
+        self.0.lock().unwrap().clear();
+    }
+
     pub fn poll(&self, i: usize) -> Result<bool, String> {
         (self.0.lock().unwrap()[i].2)()
     }

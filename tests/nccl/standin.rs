@@ -78,6 +78,39 @@ pub fn under_mpirun(test: &str, ranks: usize, plan: &str, variables: &str, body:
     passes(command, test, plan);
 }
 
+/// A file for the calls of a test, and the plan with its name.
+pub fn log(test: &str, plan: &str) -> (PathBuf, String) {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("nccl_{test}.log"));
+    let plan = format!("{plan} log={}", path.display());
+    (path, plan)
+}
+
+/// What a rank called of NCCL, without the questions.
+pub fn calls(path: &Path, rank: usize) -> Vec<String> {
+    let mine = all_calls(path, rank).into_iter();
+    mine.filter(|call| call.starts_with("nccl") && call != "ncclCommGetAsyncError").collect()
+}
+
+/// Everything that a rank called and is written down.
+pub fn all_calls(path: &Path, rank: usize) -> Vec<String> {
+    let text = fs::read_to_string(path).unwrap();
+    text.lines().filter_map(|line| line.strip_prefix(&format!("{rank} "))).map(str::to_owned).collect()
+}
+
+/// Hands a function of the stand-in, of type `F`, to `body`.
+///
+/// # Safety
+/// `F` is its signature.
+pub unsafe fn with_function<F: Copy, R>(name: &str, body: impl FnOnce(F) -> R) -> R {
+    // SAFETY: the library is in memory already, and the caller knows the signature.
+    unsafe {
+        let library = libloading::Library::new(library()).unwrap();
+        let function = *library.get::<F>(name).unwrap();
+        std::mem::forget(library); // keeps what the function sets
+        body(function)
+    }
+}
+
 fn arguments(test: &str) -> [&str; 4] {
     [test, "--exact", "--nocapture", "--test-threads=1"]
 }

@@ -1,5 +1,6 @@
-//! A communicator: a queue of exchanges, and a thread that runs them in order.
+//! A communicator. A thread joins the ranks; exchanges run on the stream that they were launched on.
 
+use crate::device::Stream;
 use crate::numbers::Numbers;
 use crate::plan::{Place, plan};
 use crate::wire::{What, Wire};
@@ -7,8 +8,7 @@ use crate::{Code, IN_PROGRESS, INTERNAL_ERROR, INVALID_ARGUMENT, INVALID_USAGE, 
 use std::ffi::c_void;
 use std::io;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -21,11 +21,11 @@ pub struct Comm {
     going: AtomicU32,
     /// `ncclCommGetAsyncError`.
     error: AtomicI32,
-    pub completed: AtomicU64,
-    launched: AtomicU64,
-    /// Calls of each exchange, to find the one that is to fail.
+    /// Calls and runs of each exchange, to find the one that is to fail.
     calls: Mutex<[u64; 4]>,
-    queue: Mutex<Option<Sender<Op>>>,
+    runs: Mutex<[u64; 4]>,
+    wire: Mutex<Option<Wire>>,
+    destroyed: AtomicBool,
 }
 
 /// An exchange that was launched. Addresses are numbers, so that they may go to the thread.
@@ -34,6 +34,7 @@ pub struct Op {
     pub send: usize,
     pub recv: usize,
     pub numbers: Numbers,
+    pub stream: &'static Stream,
 }
 
 impl Comm {
@@ -45,46 +46,37 @@ impl Comm {
 
     /// Starts joining, in a thread of its own. Communicators stay in memory, so that a late question is harmless.
     pub fn join(ranks: usize, rank: usize, id: [u8; 128]) -> *mut c_void {
-        let (queue, ops) = channel();
         let comm: &'static Comm = Box::leak(Box::new(Comm {
             rank,
             ranks,
             joined: AtomicBool::new(false),
             going: AtomicU32::new(plan().in_progress),
             error: AtomicI32::new(SUCCESS),
-            completed: AtomicU64::new(0),
-            launched: AtomicU64::new(0),
             calls: Mutex::default(),
-            queue: Mutex::new(Some(queue)),
+            runs: Mutex::default(),
+            wire: Mutex::new(None),
+            destroyed: AtomicBool::new(false),
         }));
-        thread::spawn(move || comm.work(id, &ops));
+        thread::spawn(move || comm.find_all(id));
         std::ptr::from_ref(comm).cast_mut().cast()
     }
 
-    /// Ends the thread when the queue is empty.
-    ///
-    /// # Safety
-    /// As [`Self::of`].
-    pub unsafe fn destroy(comm: *mut c_void) -> Code {
-        let comm = unsafe { Comm::of(comm) };
-        match comm.queue.lock().unwrap().take() {
-            Some(_) => SUCCESS,
-            None => fail(INVALID_ARGUMENT, "the communicator was destroyed before"),
+    pub fn destroy(&self) -> Code {
+        if self.destroyed.swap(true, Ordering::SeqCst) {
+            return fail(INVALID_ARGUMENT, "the communicator was destroyed before");
         }
+        self.wire.lock().unwrap().take();
+        SUCCESS
     }
 
     /// Whether this exchange may be launched.
     pub fn check(&self, what: What, send: *const c_void, recv: *mut c_void, numbers: Numbers) -> Code {
-        let nth = {
-            let mut calls = self.calls.lock().unwrap();
-            calls[what as usize] += 1;
-            calls[what as usize]
-        };
+        let nth = count(&self.calls, what);
         if self.going.load(Ordering::SeqCst) > 0 || !self.joined.load(Ordering::SeqCst) {
             let words = "Attempt to use communicator before the previous operation returned ncclSuccess";
             return fail(INVALID_ARGUMENT, words);
         }
-        if self.queue.lock().unwrap().is_none() {
+        if self.destroyed.load(Ordering::SeqCst) {
             return fail(INVALID_ARGUMENT, "the communicator was destroyed");
         }
         if plan().error.as_ref().is_some_and(|place| self.is_at(place, what, nth)) {
@@ -107,15 +99,17 @@ impl Comm {
         (place.name.as_str(), place.nth, place.rank) == (what.name(), nth, self.rank)
     }
 
-    pub fn enqueue(&self, op: Op) {
-        self.launched.fetch_add(1, Ordering::SeqCst);
-        self.queue.lock().unwrap().as_ref().unwrap().send(op).unwrap();
+    pub fn enqueue(&'static self, op: Op) {
+        let stream = op.stream;
+        stream.enqueue(Box::new(move || self.run(&op)));
     }
 
-    /// A call was made: it may stay in progress for a while.
+    /// A call was made: it may stay in progress for a while, or for good.
     pub fn begin(&self) -> Code {
-        self.going.store(plan().in_progress, Ordering::SeqCst);
-        if plan().in_progress > 0 { IN_PROGRESS } else { SUCCESS }
+        let calls: u64 = self.calls.lock().unwrap().iter().sum();
+        let going = if plan().stuck.is_some_and(|nth| calls >= nth) { u32::MAX } else { plan().in_progress };
+        self.going.store(going, Ordering::SeqCst);
+        if going > 0 { IN_PROGRESS } else { SUCCESS }
     }
 
     pub fn state(&self) -> Code {
@@ -130,34 +124,35 @@ impl Comm {
         if before.unwrap() > 0 { IN_PROGRESS } else { SUCCESS }
     }
 
-    /// The thread.
-    fn work(&self, id: [u8; 128], ops: &Receiver<Op>) {
+    fn find_all(&self, id: [u8; 128]) {
         if plan().hang.as_ref().is_some_and(|place| place.name == "init" && place.rank == self.rank) {
             hang();
         }
-        let mut wire = match Wire::join(self.ranks, self.rank, id) {
-            Ok(wire) => wire,
-            Err(error) => return self.broken(&error),
-        };
+        match Wire::join(self.ranks, self.rank, id) {
+            Ok(wire) => *self.wire.lock().unwrap() = Some(wire),
+            Err(error) => self.broken(&error),
+        }
         self.joined.store(true, Ordering::SeqCst);
-        let mut runs = [0; 4];
-        for op in ops {
-            runs[op.what as usize] += 1;
-            if plan().hang.as_ref().is_some_and(|place| self.is_at(place, op.what, runs[op.what as usize])) {
-                hang();
-            }
-            thread::sleep(plan().delay);
-            if plan().async_error == Some(self.completed.load(Ordering::SeqCst) + 1) {
-                return self.broken(&io::Error::other("a cable was pulled"));
-            }
-            if let Err(error) = unsafe { op.run(&mut wire, self.rank, self.ranks) } {
-                return self.broken(&error);
-            }
-            self.completed.fetch_add(1, Ordering::Release);
+    }
+
+    /// On the stream's thread.
+    fn run(&self, op: &Op) {
+        let nth = count(&self.runs, op.what);
+        if plan().hang.as_ref().is_some_and(|place| self.is_at(place, op.what, nth)) {
+            hang();
+        }
+        thread::sleep(plan().delay);
+        if plan().async_error == Some(self.runs.lock().unwrap().iter().sum()) {
+            self.broken(&io::Error::other("a cable was pulled"));
+        }
+        let mut wire = self.wire.lock().unwrap();
+        let wire = wire.as_mut().expect("the communicator was destroyed before its exchanges were done");
+        if let Err(error) = unsafe { op.run(wire, self.rank, self.ranks) } {
+            self.broken(&error);
         }
     }
 
-    fn broken(&self, error: &io::Error) {
+    fn broken(&self, error: &io::Error) -> ! {
         let code = if error.to_string().contains("another exchange") { INVALID_USAGE } else { REMOTE_ERROR };
         self.error.store(fail(code, error.to_string()), Ordering::SeqCst);
         hang(); // connections stay open: the others are left waiting, as with a GPU that no longer answers
@@ -174,6 +169,13 @@ impl Op {
         unsafe { std::ptr::copy_nonoverlapping(result.as_ptr(), self.recv as *mut u8, result.len()) };
         Ok(())
     }
+}
+
+/// One more of this kind.
+fn count(counts: &Mutex<[u64; 4]>, what: What) -> u64 {
+    let mut counts = counts.lock().unwrap();
+    counts[what as usize] += 1;
+    counts[what as usize]
 }
 
 fn hang() -> ! {

@@ -1,4 +1,5 @@
-//! A stand-in for `libnccl.so.2` that moves host memory between threads and processes, for tests on machines without GPUs.
+//! A stand-in for `libnccl.so.2` and the CUDA runtime that moves host memory between threads and processes, for tests on
+//! machines without GPUs. Streams are threads.
 //!
 //! It keeps NCCL's rules where breaking them would go unnoticed on the host: communicators do not block, exchanges run later
 //! and in order, a call while another is in progress is refused, groups are launched at their end, and buffers overlap only
@@ -8,18 +9,20 @@
 #![allow(non_snake_case, clippy::missing_safety_doc)]
 
 mod comm;
+mod device;
 mod log;
 mod numbers;
 mod plan;
 mod wire;
 
 use comm::{Comm, Op};
+use device::Stream;
 use numbers::{Kind, Numbers};
 use plan::plan;
 use std::cell::{Cell, RefCell};
 use std::ffi::{CString, c_char, c_int, c_uint, c_void};
 use std::sync::Mutex;
-use std::sync::atomic::Ordering;
+use wire::What;
 
 pub type Code = c_int;
 pub const SUCCESS: Code = 0;
@@ -64,12 +67,6 @@ pub fn fail(code: Code, words: impl Into<String>) -> Code {
     let words = CString::new(words.into()).unwrap();
     *LAST_ERROR.lock().unwrap() = Some(Box::leak(Box::new(words)));
     code
-}
-
-/// Exchanges of this communicator that are done.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn polytask_standin_completed(comm: *mut c_void) -> u64 {
-    unsafe { Comm::of(comm) }.completed.load(Ordering::Acquire)
 }
 
 /// The bus id to take for that of a GPU, or null.
@@ -145,8 +142,9 @@ pub unsafe extern "C" fn ncclCommFinalize(comm: *mut c_void) -> Code {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ncclCommDestroy(comm: *mut c_void) -> Code {
-    log::call_of(unsafe { Comm::of(comm) }.rank, "ncclCommDestroy");
-    unsafe { Comm::destroy(comm) }
+    let comm = unsafe { Comm::of(comm) };
+    log::call_of(comm.rank, "ncclCommDestroy");
+    comm.destroy()
 }
 
 #[unsafe(no_mangle)]
@@ -180,10 +178,18 @@ pub extern "C" fn ncclGroupEnd() -> Code {
 }
 
 /// Launches, or adds to the group that is open.
-unsafe fn launch(name: &'static str, comm: *mut c_void, what: wire::What, send: *const c_void, recv: *mut c_void, n: Numbers) -> Code {
+unsafe fn launch(
+    name: &'static str,
+    comm: *mut c_void,
+    what: What,
+    send: *const c_void,
+    recv: *mut c_void,
+    numbers: Numbers,
+    stream: *mut c_void,
+) -> Code {
     let comm = unsafe { Comm::of(comm) };
     log::call_of(comm.rank, name);
-    let code = comm.check(what, send, recv, n);
+    let code = comm.check(what, send, recv, numbers);
     GROUP.with_borrow_mut(|group| {
         if code != SUCCESS {
             if group.error == SUCCESS {
@@ -191,7 +197,8 @@ unsafe fn launch(name: &'static str, comm: *mut c_void, what: wire::What, send: 
             }
             return code;
         }
-        let op = Op { what, send: send as usize, recv: recv as usize, numbers: n };
+        let stream = unsafe { Stream::of(stream) };
+        let op = Op { what, send: send as usize, recv: recv as usize, numbers, stream };
         if group.depth > 0 {
             group.ops.push((comm, op));
             return SUCCESS;
@@ -209,11 +216,11 @@ pub unsafe extern "C" fn ncclAllReduce(
     kind: c_int,
     sum: c_int,
     comm: *mut c_void,
-    _stream: *mut c_void,
+    stream: *mut c_void,
 ) -> Code {
     match Kind::of(kind) {
         Some(kind) if sum == 0 => unsafe {
-            launch("ncclAllReduce", comm, wire::What::AllReduce, send, recv, Numbers { count, kind })
+            launch("ncclAllReduce", comm, What::AllReduce, send, recv, Numbers { count, kind }, stream)
         },
         _ => fail(INVALID_ARGUMENT, "expected a sum of floats"),
     }
@@ -227,11 +234,11 @@ pub unsafe extern "C" fn ncclReduceScatter(
     kind: c_int,
     sum: c_int,
     comm: *mut c_void,
-    _stream: *mut c_void,
+    stream: *mut c_void,
 ) -> Code {
     match Kind::of(kind) {
         Some(kind) if sum == 0 => unsafe {
-            launch("ncclReduceScatter", comm, wire::What::ReduceScatter, send, recv, Numbers { count, kind })
+            launch("ncclReduceScatter", comm, What::ReduceScatter, send, recv, Numbers { count, kind }, stream)
         },
         _ => fail(INVALID_ARGUMENT, "expected a sum of floats"),
     }
@@ -244,11 +251,11 @@ pub unsafe extern "C" fn ncclAllGather(
     count: usize,
     kind: c_int,
     comm: *mut c_void,
-    _stream: *mut c_void,
+    stream: *mut c_void,
 ) -> Code {
     match Kind::of(kind) {
         Some(kind) => unsafe {
-            launch("ncclAllGather", comm, wire::What::AllGather, send, recv, Numbers { count, kind })
+            launch("ncclAllGather", comm, What::AllGather, send, recv, Numbers { count, kind }, stream)
         },
         None => fail(INVALID_ARGUMENT, "expected floats"),
     }
@@ -262,11 +269,11 @@ pub unsafe extern "C" fn ncclBroadcast(
     kind: c_int,
     root: c_int,
     comm: *mut c_void,
-    _stream: *mut c_void,
+    stream: *mut c_void,
 ) -> Code {
     match Kind::of(kind) {
         Some(kind) if root == 0 => unsafe {
-            launch("ncclBroadcast", comm, wire::What::Broadcast, send, recv, Numbers { count, kind })
+            launch("ncclBroadcast", comm, What::Broadcast, send, recv, Numbers { count, kind }, stream)
         },
         _ => fail(INVALID_ARGUMENT, "expected floats of rank 0"),
     }

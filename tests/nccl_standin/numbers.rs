@@ -50,7 +50,9 @@ fn sum<const N: usize, F: std::ops::Add<Output = F>>(
 ) -> Vec<u8> {
     let number = |part: &[u8], i: usize| read(part[i..i + N].try_into().unwrap());
     let places = (0..parts[0].len()).step_by(N);
-    places.flat_map(|i| write(parts[1..].iter().fold(number(&parts[0], i), |sum, part| sum + number(part, i)))).collect()
+    places
+        .flat_map(|i| write(parts[1..].iter().fold(number(&parts[0], i), |sum, part| sum + number(part, i))))
+        .collect()
 }
 
 fn widen(half: [u8; 2]) -> f32 {

@@ -4,6 +4,7 @@
 //! * `bus=0000:01:00.0`: of the GPU that every rank of this process seems to have.
 //! * `id_error=2`, `init_error=2:1`: result of making the id; of joining, on rank 1.
 //! * `inprogress=3`: calls answer "in progress", and so do the next 3 questions.
+//! * `stuck@2`: the second launch of each rank stays in progress.
 //! * `async=20`: exchanges take 20 ms longer.
 //! * `error=all_reduce@5:1`: rank 1's fifth all-reduce is refused.
 //! * `hang=all_reduce@5:1`: rank 1's fifth all-reduce never runs; `hang=init@1:1`: rank 1 never comes.
@@ -26,6 +27,7 @@ pub struct Plan {
     pub error: Option<Place>,
     pub hang: Option<Place>,
     pub async_error: Option<u64>,
+    pub stuck: Option<u64>,
     pub log: Option<String>,
 }
 
@@ -53,6 +55,7 @@ fn read(text: &str) -> Plan {
         error: None,
         hang: None,
         async_error: None,
+        stuck: None,
         log: None,
     };
     for word in text.split_whitespace() {
@@ -70,6 +73,7 @@ fn read(text: &str) -> Plan {
             "error" => plan.error = Some(place(value)),
             "hang" => plan.hang = Some(place(value)),
             "async_error" => plan.async_error = Some(number(value)),
+            "stuck" => plan.stuck = Some(number(value)),
             "log" => plan.log = Some(value.to_owned()),
             _ => panic!("STANDIN_NCCL: `{word}`"),
         }

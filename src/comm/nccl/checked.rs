@@ -172,12 +172,6 @@ impl Comm {
         // SAFETY: finalised; `self` ends here. What is still in progress then goes on without the handle.
         self.library.check("ncclCommDestroy", unsafe { (self.library.functions.destroy)(self.handle) }).map(drop)
     }
-
-    /// Exchanges that the stand-in has finished.
-    pub fn completed(&self) -> u64 {
-        // SAFETY: the handle is live.
-        self.library.stand_in.as_ref().map_or(0, |stand_in| unsafe { (stand_in.completed)(self.handle) })
-    }
 }
 
 /// Asks until the answer is yes; never waits in a call.

@@ -88,16 +88,12 @@ impl Shared {
             Err(TryLockError::Poisoned(guard)) => Some(guard.into_inner()),
             Err(TryLockError::WouldBlock) => None,
         };
-        let comm = guard.as_ref().map(|guard| guard.as_ref());
-        let found = match (comm, mark) {
-            (Some(Some(comm)), _) => comm.state(EARLIER).and_then(|_| match mark {
-                Mark::Host(count) => Ok(comm.completed() >= *count),
-                Mark::Device(event) => Ok(event.query()?),
-            }),
-            (Some(None), Mark::Host(_)) => Ok(true), // closed: all was done before
-            (None, Mark::Host(_)) => Ok(false),      // the rank's own thread is in a call; ask again
-            (_, Mark::Device(event)) => event.query().map_err(NcclError::from),
+        // Without the lock the rank's own thread is in a call, and finds errors itself; without a communicator it is closed.
+        let state = match guard.as_deref() {
+            Some(Some(comm)) => comm.state(EARLIER).map(drop),
+            Some(None) | None => Ok(()),
         };
+        let found = state.and_then(|()| Ok(mark.query()?));
         found.map_err(|error| {
             self.fail(error.to_string());
             error.to_string()
@@ -134,7 +130,7 @@ impl Nccl {
         let op = "close";
         self.shared.alive(op)?;
         poll_until("the last exchange", self.close_deadline, || match &*self.lock() {
-            Some(comm) => Ok(comm.state(EARLIER)? == Progress::Done && self.shared.queue.idle(comm)?),
+            Some(comm) => Ok(comm.state(EARLIER)? == Progress::Done && self.shared.queue.idle()?),
             None => Ok(true),
         })
         .and_then(|()| self.lock().take().map_or(Ok(()), |comm| comm.leave(self.close_deadline)))
@@ -166,7 +162,6 @@ impl Nccl {
             let progress = call(comm, span, self.shared.queue.handle())?;
             if grouped { Ok(()) } else { comm.settle(op, progress, self.deadline) }
         })?;
-        self.shared.queue.count();
         self.group.borrow_mut().launched.push((op, span.count * span.size));
         if grouped { Ok(()) } else { self.record() }
     }

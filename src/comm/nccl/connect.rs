@@ -11,7 +11,6 @@ use super::roster::{Entry, objection};
 use super::{NcclOptions, raw};
 use crate::comm::{Collective, CommError};
 use crate::cuda::Cuda;
-use std::ffi::CStr;
 use tch::{Device, Kind, Tensor};
 
 /// What a rank has found before it talks to the others.
@@ -91,7 +90,7 @@ fn on_gpu(index: usize, options: &NcclOptions) -> Result<Prepared, NcclError> {
     cuda.set_device(index)?;
     let library = Library::open(options.library.as_deref())?;
     let entry = Entry::new(library.version(), Some(cuda.pci_bus_id(index)?));
-    Ok(Prepared { library, queue: Queue::on_device(cuda, index)?, entry })
+    Ok(Prepared { library, queue: Queue::new(cuda, index, false)?, entry })
 }
 
 fn on_host(options: &NcclOptions) -> Result<Prepared, NcclError> {
@@ -102,12 +101,9 @@ fn on_host(options: &NcclOptions) -> Result<Prepared, NcclError> {
             library.path()
         )));
     };
-    // SAFETY: the stand-in returns null or a text that stays.
-    let bus_id = unsafe {
-        let text = (stand_in.bus_id)();
-        (!text.is_null()).then(|| CStr::from_ptr(text).to_string_lossy().into_owned())
-    };
-    Ok(Prepared { library, queue: Queue::on_host(), entry: Entry::new(library.version(), bus_id) })
+    stand_in.cuda.set_device(0)?;
+    let entry = Entry::new(library.version(), stand_in.bus_id.clone());
+    Ok(Prepared { library, queue: Queue::new(stand_in.cuda, 0, true)?, entry })
 }
 
 /// Rank 0 makes the id of the communicator.

@@ -1,7 +1,8 @@
 //! Finding and opening `libnccl.so.2`.
 
 use super::error::NcclError;
-use super::raw::{Functions, SUCCESS, StandIn, Versioned};
+use super::raw::{Functions, Mark, SUCCESS, Versioned};
+use crate::cuda::Cuda;
 use crate::ffi;
 use libloading::os::unix as os;
 use std::ffi::{CStr, c_int, c_void};
@@ -37,6 +38,14 @@ impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}.{}", self.major, self.minor, self.patch)
     }
+}
+
+/// The stand-in of the tests. Its presence is what allows tensors in host memory.
+pub(super) struct StandIn {
+    /// The streams that it plays.
+    pub cuda: &'static Cuda,
+    /// What it wants to be taken for the bus id of a GPU.
+    pub bus_id: Option<String>,
 }
 
 /// An NCCL that is loaded, for the life of the process.
@@ -81,7 +90,8 @@ impl Library {
         }
         let functions =
             Functions::find(libraries).map_err(|symbol| NcclError::Symbol { path: path.clone(), symbol })?;
-        Ok(Library { functions, stand_in: StandIn::find(libraries).ok(), version, path })
+        let stand_in = Mark::find(libraries).ok().map(|mark| StandIn::of(&mark, libraries)).transpose()?;
+        Ok(Library { functions, stand_in, version, path })
     }
 
     /// Its version.
@@ -92,6 +102,17 @@ impl Library {
     /// Its file.
     pub fn path(&self) -> &str {
         &self.path
+    }
+}
+
+impl StandIn {
+    fn of(mark: &Mark, libraries: &[os::Library]) -> Result<StandIn, NcclError> {
+        // SAFETY: the stand-in returns null or a text that stays.
+        let bus_id = unsafe {
+            let text = (mark.bus_id)();
+            (!text.is_null()).then(|| CStr::from_ptr(text).to_string_lossy().into_owned())
+        };
+        Ok(StandIn { cuda: Cuda::of(libraries)?, bus_id })
     }
 }
 

@@ -118,11 +118,8 @@ function_table! {
 }
 
 function_table! {
-    /// What the stand-in of the tests has besides: it moves host memory, so there are no streams to ask. Its presence is
-    /// what allows tensors in host memory.
-    StandIn {
-        /// Exchanges of this communicator that are done.
-        completed = "polytask_standin_completed": (Handle) -> u64;
+    /// What marks the stand-in of the tests, which moves host memory and plays the CUDA runtime too.
+    Mark {
         /// What to take for the bus id of a GPU, or null.
         bus_id = "polytask_standin_bus_id": () -> *const c_char;
     }
