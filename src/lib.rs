@@ -28,10 +28,11 @@
 //! |---|---|
 //! | `config`, `world`, `rng`, `kernel` | nothing |
 //! | `ffi` | `kernel` |
+//! | `cuda` | `ffi` |
 //! | `data` | `config`, `world`, `rng`, `ffi` |
 //! | `optim`, `log` | `config`, `world`, `rng`, `kernel`, `ffi` |
 //! | `model` | `config`, `world`, `rng`, `kernel`, `ffi`, `data` |
-//! | `comm` | `config`, `world`, `rng`, `kernel`, `ffi`, `error` |
+//! | `comm` | `config`, `world`, `rng`, `kernel`, `ffi`, `cuda`, `error` |
 //! | `step` | `config`, `world`, `rng`, `kernel`, `ffi`, `data`, `model` |
 //! | `balance` | `config`, `world`, `rng`, `kernel`, `comm` |
 //! | `eval` | `config`, `world`, `rng`, `kernel`, `ffi`, `data`, `model`, `step`, `comm` |
@@ -43,7 +44,7 @@
 //! | `anyhow::` | everything | nothing |
 //! | `mpi::` (rsmpi) | everything | `comm/mpi.rs` |
 //! | `torch_sys::` | everything | `ffi/` |
-//! | `unsafe` | everything | `ffi/`, `kernel/`, `comm/`, `cli/doctor/facts.rs` |
+//! | `unsafe` | everything | `ffi/`, `cuda/`, `kernel/`, `comm/`, `cli/doctor/facts.rs` |
 //! | `env::var`, `env::var_os`, `env::vars` | everything | `comm/`, `cli/`, `log/`, `config/` |
 //! | `tch::` | `balance/`, `checkpoint/`, `config/`, `eval/metrics/`, `rng.rs`, `world.rs` | nothing |
 //! | `crate::comm` | `balance/` | `balance/global.rs` |
@@ -54,6 +55,7 @@ pub mod checkpoint;
 pub mod cli;
 pub mod comm;
 pub mod config;
+pub mod cuda;
 pub mod data;
 pub mod error;
 pub mod eval;

@@ -77,7 +77,7 @@ fn forbidden_uses_are_found() {
         (
             "train.rs",
             "fn f() { unsafe { g() } }",
-            "train.rs:1: `unsafe` belongs into `ffi/`, `kernel/`, `comm/`, `cli/doctor/facts.rs`",
+            "train.rs:1: `unsafe` belongs into `ffi/`, `cuda/`, `kernel/`, `comm/`, `cli/doctor/facts.rs`",
         ),
         ("balance/gram.rs", "use tch::Tensor;", "balance/gram.rs:1: `tch::` is not used here"),
         ("eval/metrics/auc.rs", "use tch as t;", "eval/metrics/auc.rs:1: `tch::` is not used here"),

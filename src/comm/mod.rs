@@ -8,6 +8,7 @@
 mod launch;
 #[cfg(feature = "mpi")]
 pub mod mpi;
+pub mod nccl;
 pub mod reduce;
 pub mod solo;
 pub mod tensors;

@@ -1,0 +1,108 @@
+//! The queue beside that of the computation, and marks in it.
+
+use super::checked::{Comm, EARLIER, poll_until};
+use super::error::NcclError;
+use super::raw::StreamHandle;
+use crate::cuda::{Cuda, CudaError, Event, Stream};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// A stream, and the events that order it with libtorch's.
+pub(super) struct Queue {
+    cuda: &'static Cuda,
+    stream: Stream,
+    forked: Event,
+    joined: Event,
+    marks: Arc<Pool>,
+    on_host: bool,
+}
+
+impl Queue {
+    /// A queue of the thread's current device. `on_host`: the computation is not enqueued anywhere but done by the host, which
+    /// therefore waits at the join.
+    pub fn new(cuda: &'static Cuda, device: usize, on_host: bool) -> Result<Queue, CudaError> {
+        Ok(Queue {
+            cuda,
+            stream: Stream::new(cuda, device)?,
+            forked: Event::new(cuda, device)?,
+            joined: Event::new(cuda, device)?,
+            marks: Arc::new(Pool { cuda, device, free: Mutex::default() }),
+            on_host,
+        })
+    }
+
+    /// What NCCL is given.
+    pub fn handle(&self) -> StreamHandle {
+        self.stream.handle()
+    }
+
+    /// What is launched from now on waits for libtorch's stream as it is now.
+    pub fn fork(&self) -> Result<(), CudaError> {
+        self.cuda.set_device(self.stream.device())?;
+        self.forked.record(&self.computation()?)?;
+        self.stream.wait(&self.forked)
+    }
+
+    /// libtorch's stream waits for what was launched.
+    pub fn join(&self, comm: &Comm, deadline: Duration) -> Result<(), NcclError> {
+        let computation = self.computation()?;
+        self.joined.record(&self.stream)?;
+        computation.wait(&self.joined)?;
+        let done = || comm.state(EARLIER).and_then(|_| Ok(computation.query()?));
+        if self.on_host { poll_until(EARLIER, deadline, done) } else { Ok(()) }
+    }
+
+    fn computation(&self) -> Result<Stream, CudaError> {
+        Stream::current(self.cuda, self.stream.device())
+    }
+
+    /// Marks the end of what was launched.
+    pub fn mark(&self) -> Result<Mark, CudaError> {
+        let mark = self.marks.take()?;
+        mark.record(&self.stream)?;
+        Ok(mark)
+    }
+
+    /// Whether everything launched is done.
+    pub fn idle(&self) -> Result<bool, CudaError> {
+        self.stream.query()
+    }
+}
+
+/// Events that are not in use.
+pub(super) struct Pool {
+    cuda: &'static Cuda,
+    device: usize,
+    free: Mutex<Vec<Event>>,
+}
+
+/// The end of what was launched before: an event that goes back to its pool.
+pub(super) struct Mark {
+    event: Option<Event>, // `None` only while it is dropped
+    pool: Arc<Pool>,
+}
+
+impl Pool {
+    fn take(self: &Arc<Pool>) -> Result<Mark, CudaError> {
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let event = free.map_or_else(|| Event::new(self.cuda, self.device), Ok)?;
+        Ok(Mark { event: Some(event), pool: self.clone() })
+    }
+}
+
+impl Mark {
+    fn record(&self, stream: &Stream) -> Result<(), CudaError> {
+        self.event.as_ref().map_or(Ok(()), |event| event.record(stream))
+    }
+
+    /// Whether the device has passed the mark.
+    pub fn query(&self) -> Result<bool, CudaError> {
+        self.event.as_ref().map_or(Ok(true), Event::query)
+    }
+}
+
+impl Drop for Mark {
+    fn drop(&mut self) {
+        self.pool.free.lock().unwrap_or_else(PoisonError::into_inner).extend(self.event.take());
+    }
+}
