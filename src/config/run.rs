@@ -101,11 +101,15 @@ pub struct Comm {
     pub backend: Backend,
     /// How per-task gradients are reduced.
     pub reduction: Reduction,
+    /// Seconds that a collective operation may take before the job is ended (0: any time).
+    pub timeout: u64,
+    /// Seconds that GPUs may take to connect to each other (0: any time).
+    pub init_timeout: u64,
 }
 
 impl Default for Comm {
     fn default() -> Self {
-        Comm { backend: Backend::Auto, reduction: Reduction::Sharded }
+        Comm { backend: Backend::Auto, reduction: Reduction::Sharded, timeout: 600, init_timeout: 300 }
     }
 }
 

@@ -16,7 +16,7 @@ pub use setup::Resume;
 pub use signals::StopFlag;
 
 use crate::checkpoint;
-use crate::comm::{Collective, agree, agree_on_sum};
+use crate::comm::{Collective, agree, agree_on_sum, note};
 use crate::config::{Config, NonFinite, Precision};
 use crate::data::{Dataset, Loader, Split};
 use crate::error::{Error, Result};
@@ -131,7 +131,10 @@ impl<'a, F: Stored> Session<'a, F> {
         let mut window = Window::new();
         while self.progress.step < self.total_steps && !self.is_impatient() {
             let step = self.progress.step;
+            note(self.comm, step + 1, "data");
+            crate::fault::strike(step + 1, world)?;
             let (batches, wait_ms) = loader.next()?;
+            note(self.comm, step + 1, "compute");
             let lr = optim::lr(&config.schedule, config.optim.lr(), step, self.total_steps);
             let sent = self.comm.bytes_sent();
             let report = self.learner.step(step, lr, &batches, self.comm)?;
@@ -287,6 +290,7 @@ impl<'a, F: Stored> Session<'a, F> {
     }
 
     fn evaluate_on(&self, split: Split) -> Result<EvalRecord> {
+        note(self.comm, self.progress.step, "evaluation");
         let start = Instant::now();
         let (config, learner) = (self.config, &self.learner);
         let batch = config.train.eval_batch;
@@ -304,6 +308,7 @@ impl<'a, F: Stored> Session<'a, F> {
 
     /// Writes a checkpoint. One that cannot be written is a warning, unless the run depends on it (`must`).
     fn checkpoint(&mut self, best: bool, must: bool) -> Result<()> {
+        note(self.comm, self.progress.step, "checkpoint");
         self.progress.seconds = self.began.elapsed().as_secs_f64();
         let sizes = sizes(&self.dataset);
         let snapshot = self.learner.snapshot(self.config, self.dataset.fitted(), &self.progress, &sizes, self.comm)?;
