@@ -46,7 +46,7 @@ struct Times {
 impl BenchArgs {
     pub(super) fn run(&self) -> Result<u8> {
         let config = self.config.load()?;
-        with_world(&config, |comm| {
+        with_world(&config.comm, &config.run.dir(), |comm| {
             setup::same_config(&config, comm)?;
             setup::device(&config)?;
             setup::set_threads(&config, comm);

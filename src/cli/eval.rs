@@ -35,7 +35,7 @@ enum SplitName {
 impl EvalArgs {
     pub(super) fn run(&self) -> Result<u8> {
         let config = self.run.config()?;
-        with_world(&config, |comm| {
+        with_world(&config.comm, &self.run.run_dir, |comm| {
             self.evaluate(&config, comm)?;
             Ok(exit::DONE)
         })

@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::{fault, ffi, log};
 use clap::{Args, Parser, Subcommand};
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Train one shared-encoder model on many tasks, on one rank or many: balancing methods act on the global per-task
@@ -125,15 +125,15 @@ pub fn report(error: &Error, rank: usize) -> u8 {
 }
 
 /// Joins the world, runs `body`, and ends the whole job at once if this rank failed alone. A watchdog does the same if a
-/// rank is stuck.
-fn with_world(config: &Config, body: impl FnOnce(&dyn Collective) -> Result<u8>) -> Result<u8> {
+/// rank is stuck, and leaves flight records in `dir`.
+fn with_world(config: &config::Comm, dir: &Path, body: impl FnOnce(&dyn Collective) -> Result<u8>) -> Result<u8> {
     ffi::keep_freed_memory();
-    let comm = comm::connect(config.comm.backend)?;
+    let comm = comm::connect(config.backend)?;
     let world = comm.world();
     log::init(world.rank, world.size);
     let faults = std::env::var(fault::VARIABLE).ok();
-    let deadline = Duration::from_secs(config.comm.timeout);
-    let options = WatchdogOptions { deadline, dir: config.run.dir().join("flight"), ..WatchdogOptions::default() };
+    let deadline = Duration::from_secs(config.timeout);
+    let options = WatchdogOptions { deadline, dir: dir.join("flight"), ..WatchdogOptions::default() };
     let comm = guard(comm, options)?;
     match fault::arm(faults.as_deref(), world).and_then(|()| body(comm.as_ref())) {
         Err(error) if error.is_local() => {

@@ -19,11 +19,11 @@ struct Broken {
 
 /// Trains with a checkpoint after every step until the faults strike.
 #[track_caller]
-fn broken(ranks: usize, faults: &str, set: &str) -> Broken {
+fn broken(ranks: usize, faults: &str) -> Broken {
     let sandbox = Sandbox::new();
     let output = sandbox.shell(&format!(
         "POLYTASK_FAULT={faults} exec mpirun --oversubscribe --bind-to none -n {ranks} $polytask train config.yaml --set \
-         run.dir=runs/x --set checkpoint.every=1 --set train.steps=1000 --set comm.timeout={TIMEOUT} {set}"
+         run.dir=runs/x --set checkpoint.every=1 --set train.steps=1000 --set comm.timeout={TIMEOUT}"
     ));
     let records = fs::metadata(sandbox.path("runs/x/metrics.jsonl")).and_then(|file| file.modified());
     let last = records.unwrap_or_else(|e| panic!("{faults}: no training record: {e}\n{output}"));
@@ -64,7 +64,7 @@ impl Broken {
 
     /// The watchdog said this, and `doctor` finds the same in the records of these ranks.
     #[track_caller]
-    fn was_ended_by_the_watchdog(self, line: &[&str], recorded: &[usize]) {
+    fn was_ended_by_the_watchdog(self, line: &[&str], recorded: &[usize]) -> Sandbox {
         let output =
             self.output.exits_with(70).complains_once(&["error: watchdog: ", "hint: `polytask doctor --flight"]);
         let said = output.stderr.lines().find_map(|l| l.split("error: watchdog: ").nth(1)).expect("a line");
@@ -78,25 +78,25 @@ impl Broken {
         }
         let doctor = self.sandbox.polytask(ALONE, "doctor --flight runs/x/flight").exits_with(0);
         assert_eq!(doctor.stdout.lines().next(), Some(said), "{doctor}");
-        println!("{}", doctor.stdout);
+        self.sandbox
     }
 }
 
 #[test]
 fn a_stopped_rank_is_named_and_does_not_survive() {
-    broken(3, "stop@5:1", "").was_ended_by_the_watchdog(
+    broken(3, "stop@5:1").was_ended_by_the_watchdog(
         &[
             "rank 1 wrote nothing: it is stopped, or its node is gone; ranks 0, 2 have waited 3.",
             " s in all_reduce (mpi #",
         ],
         &[0, 2],
     );
-    broken(2, "stop@3:0", "").was_ended_by_the_watchdog(&["rank 0 wrote nothing: ", "rank 1 has waited 3."], &[1]);
+    broken(2, "stop@3:0").was_ended_by_the_watchdog(&["rank 0 wrote nothing: ", "rank 1 has waited 3."], &[1]);
 }
 
 #[test]
-fn a_rank_that_sleeps_is_named_with_the_place_where_it_sleeps() {
-    broken(3, "sleep=60@5:1", "").was_ended_by_the_watchdog(
+fn a_rank_that_sleeps_is_named_with_its_place_and_the_run_can_go_on() {
+    let sandbox = broken(3, "sleep=60@5:1").was_ended_by_the_watchdog(
         &[
             "rank 1 has not entered all_reduce (mpi #",
             "ranks 0, 2 have waited 3.",
@@ -108,7 +108,7 @@ fn a_rank_that_sleeps_is_named_with_the_place_where_it_sleeps() {
 
 #[test]
 fn a_rank_that_skips_an_operation_is_named() {
-    broken(3, "skip@5:2", "").was_ended_by_the_watchdog(
+    broken(3, "skip@5:2").was_ended_by_the_watchdog(
         &["rank 2 entered broadcast (mpi #", "ranks 0, 1 entered all_reduce (", "the ranks are out of step"],
         &[0, 1, 2],
     );
@@ -126,23 +126,31 @@ fn a_rank_that_dies_ends_the_job_at_once() {
     for (ranks, fault, words) in [
         (3, "kill@5:1", "signal 9"),
         (2, "segfault@5:1", "signal 11"),
-        (2, "abort@5:0", "signal 6"),
         (2, "exit0@5:1", "rank 1"),
-        (3, "exit1@5:2", "rank 2"),
         (2, "error@5:1", "[rank 1] error: POLYTASK_FAULT at the start of step 5: injected"),
         (2, "panic@5:1", "internal error on rank 1"),
     ] {
-        let broken = broken(ranks, fault, "");
+        let broken = broken(ranks, fault);
         assert!(broken.output.stderr.contains(words), "`{words}` is missing\n{}", broken.output);
         assert!(!broken.sandbox.path("runs/x/flight").exists(), "{}", broken.output);
     }
 }
 
+/// As `scontrol suspend` does it: for longer than the deadline.
 #[test]
-fn a_job_that_the_watchdog_ended_goes_on_with_the_same_command() {
-    let Broken { sandbox, .. } = broken(2, "sleep=60@5:0", "");
-    let run = sandbox.train(2, "x", &["train.steps=8", "checkpoint.every=1"]);
-    assert_eq!((run.latest().step, run.last_step()), (8, 8));
+fn a_job_that_was_suspended_as_a_whole_goes_on() {
+    let sandbox = Sandbox::new();
+    let mut job = sandbox.start(2, "x", &["train.steps=1000000", &format!("comm.timeout={TIMEOUT}")]);
+    let run = sandbox.run("x");
+    job.until(|| run.last_step() >= 5);
+    (0..2).for_each(|rank| job.signal_rank(rank, "STOP"));
+    std::thread::sleep(Duration::from_secs(TIMEOUT + 1));
+    (0..2).for_each(|rank| job.signal_rank(rank, "CONT"));
+    let before = run.last_step();
+    job.until(|| run.last_step() > before + 5);
+    job.signal("USR1");
+    job.wait_for(Duration::from_secs(20)).exits_with(75);
+    assert!(!run.0.join("flight").exists());
 }
 
 #[test]

@@ -66,7 +66,7 @@ impl CompareArgs {
     pub(super) fn run(&self) -> Result<u8> {
         let plan = self.plan()?;
         let stop = StopFlag::install().map_err(|source| Error::Io { path: "signal handlers".into(), source })?;
-        with_world(&plan.config, |comm| {
+        with_world(&plan.config.comm, &plan.out, |comm| {
             same_plan(&plan, comm)?;
             if self.dry_run {
                 return if comm.world().is_main() { dry_run(&plan) } else { Ok(exit::DONE) };
