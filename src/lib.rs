@@ -37,6 +37,7 @@
 //! | `balance` | `config`, `world`, `rng`, `kernel`, `comm` |
 //! | `eval` | `config`, `world`, `rng`, `kernel`, `ffi`, `data`, `model`, `step`, `comm` |
 //! | `checkpoint` | `config`, `world`, `rng`, `comm` |
+//! | `fault` | `world`, `comm`, `error` |
 //! | `error`, `train`, `cli` | everything |
 //!
 //! | what | looked for in | only in |
@@ -59,6 +60,7 @@ pub mod cuda;
 pub mod data;
 pub mod error;
 pub mod eval;
+pub mod fault;
 pub mod ffi;
 pub mod kernel;
 pub mod log;

@@ -22,3 +22,5 @@ mod sandbox;
 mod shipped;
 #[path = "mpirun/traffic.rs"]
 mod traffic;
+#[path = "mpirun/watchdog.rs"]
+mod watchdog;

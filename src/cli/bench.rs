@@ -8,7 +8,7 @@ use crate::error::{Result, exit};
 use crate::rng::{Stream, seed};
 use crate::train::persist::Stored;
 use crate::train::phases::{NAMES, Phase};
-use crate::train::setup;
+use crate::train::{device, setup};
 use crate::{ffi, optim};
 use clap::Args;
 use serde_json::json;
@@ -46,9 +46,8 @@ struct Times {
 impl BenchArgs {
     pub(super) fn run(&self) -> Result<u8> {
         let config = self.config.load()?;
-        with_world(config.comm.backend, |comm| {
+        with_world(&config.comm, &config.run.dir(), |comm| {
             setup::same_config(&config, comm)?;
-            setup::device(&config)?;
             setup::set_threads(&config, comm);
             let times = match config.train.precision {
                 Precision::F32 | Precision::Bf16 => self.measure::<f32>(&config, comm)?,
@@ -63,7 +62,7 @@ impl BenchArgs {
 
     fn measure<F: Stored>(&self, config: &Config, comm: &dyn Collective) -> Result<Times> {
         let dataset = Arc::new(setup::open_data(config, None, comm)?);
-        let mut learner = setup::build_learner::<F>(config, &dataset, comm)?;
+        let mut learner = setup::build_learner::<F>(config, &dataset, device::choose(config, comm)?, comm)?;
         let sampler = dataset.sampler(config)?;
         let samples = sampler.samples_per_step() as u64;
         let (world, batch) = (comm.world(), &config.batch);

@@ -8,7 +8,7 @@ use crate::error::{Error, Result, exit};
 use crate::model::{Params, Rows};
 use crate::train::persist::Stored;
 use crate::train::setup::{self, choice_name};
-use crate::train::{Learner, StepReport};
+use crate::train::{Learner, StepReport, device};
 use crate::{ffi, log};
 use clap::Args;
 
@@ -32,7 +32,6 @@ impl CheckArgs {
         let config = self.config.load()?;
         ffi::keep_freed_memory();
         log::init(0, 1);
-        setup::device(&config)?;
         setup::set_threads(&config, &Solo);
         let dataset = Dataset::open(&config)?;
         match config.train.precision {
@@ -46,7 +45,7 @@ impl CheckArgs {
         let sampler = dataset.sampler(config)?;
         text::print(format_args!("{}\n", sources(config, dataset)))?;
         text::print(format_args!("inputs: {}\n\n", inputs(dataset)))?;
-        let mut learner = setup::build_learner::<F>(config, dataset, &Solo)?;
+        let mut learner = setup::build_learner::<F>(config, dataset, device::choose_or_cpu(config, &Solo)?, &Solo)?;
         setup::probe(&learner, dataset)?;
         let independent = config.balance.independent_batches();
         let batches: Vec<Batch> = (0..independent).map(|_| setup::few_rows(dataset, self.rows)).collect();

@@ -1,9 +1,11 @@
-//! `polytask doctor`: what this machine offers, what is wrong with it, and how to mend it.
+//! `polytask doctor`: what this machine offers, what is wrong with it, and how to mend it; or what a job did that its
+//! watchdog ended ([`flight`]).
 //!
 //! [`facts`] looks around (libraries, launcher, cores, memory, disks) and judges nothing; [`mod@judge`] is a pure function
 //! from facts to findings; this file prints them. MPI is never initialised, so that it works where MPI is broken.
 
 pub mod facts;
+pub mod flight;
 pub mod judge;
 
 pub use facts::Facts;
@@ -12,13 +14,37 @@ pub use judge::{Finding, Status, judge};
 use super::text;
 use crate::error::exit;
 use crate::world::World;
+use clap::Args;
 use std::io::{self, Write};
+use std::path::PathBuf;
+
+/// Looks for what is wrong with libtorch, CUDA, NCCL, MPI, cores and disks, and says how to mend it.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Instead, read the flight records that ranks wrote into DIR (`<run.dir>/flight`) when one of them was stuck, and say who
+    /// waited for whom
+    #[arg(long, value_name = "DIR")]
+    flight: Option<PathBuf>,
+}
+
+impl DoctorArgs {
+    pub(super) fn run(&self) -> crate::Result<u8> {
+        match &self.flight {
+            None => run(),
+            Some(dir) => {
+                let (page, code) = flight::report(dir)?;
+                text::print(format_args!("{page}"))?;
+                Ok(code)
+            }
+        }
+    }
+}
 
 /// `polytask doctor` as a subcommand: in a world as the launcher tells it.
 ///
 /// # Errors
 /// When standard output cannot be written.
-pub fn run() -> crate::Result<u8> {
+fn run() -> crate::Result<u8> {
     let world = crate::comm::world_by_launcher();
     let mut page = Vec::new();
     let written = doctor(world, &mut page);

@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::data::{Dataset, Split};
 use crate::error::{Error, Result, exit};
 use crate::eval::{Metrics, evaluate, score};
-use crate::train::setup;
+use crate::train::{device, setup};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
@@ -35,7 +35,7 @@ enum SplitName {
 impl EvalArgs {
     pub(super) fn run(&self) -> Result<u8> {
         let config = self.run.config()?;
-        with_world(config.comm.backend, |comm| {
+        with_world(&config.comm, &self.run.run_dir, |comm| {
             self.evaluate(&config, comm)?;
             Ok(exit::DONE)
         })
@@ -51,7 +51,8 @@ impl EvalArgs {
         )?;
         setup::same_data(&dataset, comm)?;
         let split = self.split(&dataset)?;
-        let (model, losses) = agree(comm, restored::model(config, dataset.dims(), dataset.tasks(), &start))?;
+        let (mut model, losses) = agree(comm, restored::model(config, dataset.dims(), dataset.tasks(), &start))?;
+        model.place(model.kind(), device::choose_or_cpu(config, comm)?);
         let batch = config.train.eval_batch;
         let metrics = evaluate(&model, &losses, &dataset, &config.tasks, split, batch, comm)?;
         if comm.world().is_main() {

@@ -12,13 +12,14 @@ mod restored;
 mod text;
 mod train;
 
+use crate::comm::watchdog::{WatchdogOptions, guard};
 use crate::comm::{self, Collective};
 use crate::config::{self, Config};
 use crate::error::{Error, Result};
-use crate::{ffi, log};
+use crate::{fault, ffi, log};
 use clap::{Args, Parser, Subcommand};
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Train one shared-encoder model on many tasks, on one rank or many: balancing methods act on the global per-task
@@ -61,7 +62,7 @@ enum Command {
     /// Balance a Jacobian from a file (.npy): coefficients, direction and conflicts of any method
     Balance(balance::BalanceArgs),
     /// Look for what is wrong with libtorch, CUDA, NCCL, MPI, cores and disks, and say how to mend it
-    Doctor,
+    Doctor(doctor::DoctorArgs),
 }
 
 /// The configuration with its overrides.
@@ -75,8 +76,13 @@ pub(crate) struct ConfigArgs {
 }
 
 impl ConfigArgs {
+    /// Reads the configuration, and prepares what must be prepared before any thread runs.
     fn load(&self) -> Result<Config> {
-        Ok(config::load(&self.config, &self.set)?)
+        let config = config::load(&self.config, &self.set)?;
+        if config.comm.deterministic {
+            comm::nccl::make_deterministic().map_err(|e| Error::Usage(e.to_string()))?;
+        }
+        Ok(config)
     }
 }
 
@@ -95,7 +101,7 @@ impl Arguments {
             Command::Bench(args) => args.run(),
             Command::Methods(args) => args.run(),
             Command::Balance(args) => args.run(),
-            Command::Doctor => doctor::run(),
+            Command::Doctor(args) => args.run(),
         }
     }
 }
@@ -123,13 +129,18 @@ pub fn report(error: &Error, rank: usize) -> u8 {
     error.exit_code()
 }
 
-/// Joins the world, runs `body`, and ends the whole job at once if this rank failed alone.
-fn with_world(backend: config::Backend, body: impl FnOnce(&dyn Collective) -> Result<u8>) -> Result<u8> {
+/// Joins the world, runs `body`, and ends the whole job at once if this rank failed alone. A watchdog does the same if a
+/// rank is stuck, and leaves flight records in `dir`.
+fn with_world(config: &config::Comm, dir: &Path, body: impl FnOnce(&dyn Collective) -> Result<u8>) -> Result<u8> {
     ffi::keep_freed_memory();
-    let comm = comm::connect(backend)?;
+    let comm = comm::connect(config.backend)?;
     let world = comm.world();
     log::init(world.rank, world.size);
-    match body(comm.as_ref()) {
+    let faults = std::env::var(fault::VARIABLE).ok();
+    let deadline = Duration::from_secs(config.timeout);
+    let options = WatchdogOptions { deadline, dir: dir.join("flight"), ..WatchdogOptions::default() };
+    let comm = guard(comm, options)?;
+    match fault::arm(faults.as_deref(), world).and_then(|()| body(comm.as_ref())) {
         Err(error) if error.is_local() => {
             let code = report(&error, world.rank);
             comm.abort(code)

@@ -6,7 +6,7 @@ use crate::config::{Config, Kind};
 use crate::data::{Column, TaskInfo, Unlabelled, check_predictions_path, task_infos, write_predictions};
 use crate::error::{Error, Result, exit};
 use crate::eval::predictions;
-use crate::train::setup;
+use crate::train::{device, setup};
 use crate::{comm::Solo, ffi, log};
 use clap::Args;
 use std::path::PathBuf;
@@ -41,7 +41,8 @@ impl PredictArgs {
         let fitted = restored::fitted(&start)?;
         let rows = Unlabelled::open(&config, source, &self.source, &fitted)?;
         let tasks = task_infos(&config, &fitted)?;
-        let (model, losses) = restored::model(&config, &fitted.dims(), &tasks, &start)?;
+        let (mut model, losses) = restored::model(&config, &fitted.dims(), &tasks, &start)?;
+        model.place(model.kind(), device::choose_or_cpu(&config, &Solo)?);
         let wanted: Vec<usize> = (0..tasks.len()).filter(|&t| tasks[t].source == source).collect();
         let mut values: Vec<Vec<f64>> = vec![Vec::new(); wanted.len()];
         let _no_grad = tch::no_grad_guard();

@@ -31,7 +31,7 @@ impl TrainArgs {
             dir => Resume::From(dir.into()),
         };
         let stop = StopFlag::install().map_err(|source| Error::Io { path: "signal handlers".into(), source })?;
-        with_world(config.comm.backend, |comm| {
+        with_world(&config.comm, &config.run.dir(), |comm| {
             Ok(match train(&config, &resume, &stop, comm)? {
                 Outcome::Done => exit::DONE,
                 Outcome::Stopped => exit::AGAIN,

@@ -34,6 +34,11 @@ pub fn threads_by_environment() -> Option<usize> {
     number("OMP_NUM_THREADS").filter(|&n| n > 0)
 }
 
+/// Whether several ranks are to share a GPU: NCCL allows it where every rank has been given a host identity of its own.
+pub fn shares_gpus() -> bool {
+    std::env::var_os("NCCL_HOSTID").is_some()
+}
+
 /// Joins the world. Without a launcher this is a world of one and MPI is never touched.
 ///
 /// # Errors

@@ -4,6 +4,8 @@
 //! * [`solo`]: a world of one.
 //! * [`threads`]: ranks as threads of one process, for tests and for embedding.
 //! * [`mpi`]: processes over MPI (cargo feature `mpi`).
+//!
+//! [`watchdog`] watches them all: a job that is stuck ends, and says who waits for whom.
 
 mod launch;
 #[cfg(feature = "mpi")]
@@ -13,10 +15,12 @@ pub mod reduce;
 pub mod solo;
 pub mod tensors;
 pub mod threads;
+pub mod watchdog;
 
-pub use launch::{connect, launched, rank_by_launcher, threads_by_environment, world_by_launcher};
+pub use launch::{connect, launched, rank_by_launcher, shares_gpus, threads_by_environment, world_by_launcher};
 pub use solo::Solo;
 pub use threads::Threads;
+pub use watchdog::{Watchdog, WatchdogOptions};
 
 use crate::error::Error;
 use crate::world::World;
@@ -73,6 +77,17 @@ pub trait Collective {
     fn abort(&self, code: u8) -> !;
     /// Bytes this rank has sent so far, by the usual ring formulas (all-reduce `2 (W-1)/W * n`, others `(W-1)/W * n`).
     fn bytes_sent(&self) -> u64;
+    /// The watchdog that records these operations, if there is one.
+    fn watchdog(&self) -> Option<&Watchdog> {
+        None
+    }
+}
+
+/// Tells the watchdog where this rank is outside of operations: the step it works on, and what it does there.
+pub fn note(comm: &dyn Collective, step: u64, phase: &'static str) {
+    if let Some(watchdog) = comm.watchdog() {
+        watchdog.note(step, phase);
+    }
 }
 
 /// Sums of one kind of float, so that generic code need not say which.

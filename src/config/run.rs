@@ -137,6 +137,10 @@ pub struct Comm {
     pub gram: GramFrom,
     /// The same bits every time on GPUs too: slower exchanges and kernels.
     pub deterministic: bool,
+    /// Seconds that a collective operation may take before the job is ended (0: any time).
+    pub timeout: u64,
+    /// Seconds that GPUs may take to connect to each other (0: any time).
+    pub init_timeout: u64,
 }
 
 /// From what surgery's inner products are computed.
@@ -179,6 +183,8 @@ impl Default for Comm {
             bucket_mb: 25.0,
             gram: GramFrom::Exact,
             deterministic: false,
+            timeout: 600,
+            init_timeout: 300,
         }
     }
 }

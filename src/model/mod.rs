@@ -203,10 +203,12 @@ impl Model {
         cuts
     }
 
-    /// The output of one task, `[n, outputs]`, from the encoder's stages.
+    /// The output of one task, `[n, outputs]`, from the encoder's stages. That of a model in 16 bits is in 32: losses and
+    /// metrics are computed, and added up, there.
     pub fn output(&self, task: usize, stages: &[Tensor], train: bool) -> Tensor {
         let (stage, head) = &self.heads[task];
-        head.forward(&stages[*stage], train)
+        let output = head.forward(&stages[*stage], train);
+        if output.kind() == Kind::BFloat16 { output.to_kind(Kind::Float) } else { output }
     }
 
     /// Kind of the parameters.

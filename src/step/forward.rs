@@ -87,8 +87,6 @@ pub(super) fn terms_of(
 ) -> Vec<Term> {
     let term = |target: &Target| {
         let output = model.output(target.task, stages, train);
-        // Losses of a model in halves are computed, and added up, in 32 bits.
-        let output = if output.kind() == Kind::BFloat16 { output.to_kind(Kind::Float) } else { output };
         Term { task: target.task, part: index, sum: losses[target.task].sum(&output, target) }
     };
     part.targets.iter().filter(|t| is_wanted(t, active)).map(term).collect()

@@ -1,5 +1,6 @@
 //! The training loop; alone in seeing every stage.
 
+pub mod device;
 mod learner;
 pub mod persist;
 pub mod phases;
@@ -16,7 +17,7 @@ pub use setup::Resume;
 pub use signals::StopFlag;
 
 use crate::checkpoint;
-use crate::comm::{Collective, agree, agree_on_sum};
+use crate::comm::{Collective, agree, agree_on_sum, note};
 use crate::config::{Config, NonFinite, Precision};
 use crate::data::{Dataset, Loader, Split};
 use crate::error::{Error, Result};
@@ -76,12 +77,12 @@ struct Session<'a, F> {
 impl<'a, F: Stored> Session<'a, F> {
     fn start(config: &'a Config, resume: &Resume, comm: &'a dyn Collective) -> Result<Self> {
         let began = Instant::now();
-        setup::device(config)?;
         setup::set_threads(config, comm);
+        let device = device::choose(config, comm)?;
         let start = setup::find_start(config, resume, comm)?;
         let dataset = setup::open_data(config, start.as_ref(), comm)?;
         let sampler = dataset.sampler(config)?;
-        let mut learner = setup::build_learner::<F>(config, &dataset, comm)?;
+        let mut learner = setup::build_learner::<F>(config, &dataset, device, comm)?;
         setup::probe(&learner, &dataset)?;
         let mut progress = Progress::default();
         let mut resumed = vec![u8::from(start.is_some())];
@@ -131,7 +132,10 @@ impl<'a, F: Stored> Session<'a, F> {
         let mut window = Window::new();
         while self.progress.step < self.total_steps && !self.is_impatient() {
             let step = self.progress.step;
+            note(self.comm, step + 1, "data");
+            crate::fault::strike(step + 1, world)?;
             let (batches, wait_ms) = loader.next()?;
+            note(self.comm, step + 1, "compute");
             let lr = optim::lr(&config.schedule, config.optim.lr(), step, self.total_steps);
             let sent = self.learner.bytes_sent(self.comm);
             let report = self.learner.step(step, lr, &batches, self.comm)?;
@@ -287,6 +291,7 @@ impl<'a, F: Stored> Session<'a, F> {
     }
 
     fn evaluate_on(&self, split: Split) -> Result<EvalRecord> {
+        note(self.comm, self.progress.step, "evaluation");
         let start = Instant::now();
         let (config, learner) = (self.config, &self.learner);
         let batch = config.train.eval_batch;
@@ -304,6 +309,7 @@ impl<'a, F: Stored> Session<'a, F> {
 
     /// Writes a checkpoint. One that cannot be written is a warning, unless the run depends on it (`must`).
     fn checkpoint(&mut self, best: bool, must: bool) -> Result<()> {
+        note(self.comm, self.progress.step, "checkpoint");
         self.progress.seconds = self.began.elapsed().as_secs_f64();
         let sizes = sizes(&self.dataset);
         let snapshot = self.learner.snapshot(self.config, self.dataset.fitted(), &self.progress, &sizes, self.comm)?;

@@ -1,9 +1,9 @@
 //! Everything between a configuration and the first step.
 
-use super::{Learner, Recipe};
+use super::{Learner, Recipe, device};
 use crate::checkpoint::{self, CheckpointError, Snapshot};
 use crate::comm::{Collective, agree, threads_by_environment};
-use crate::config::Config;
+use crate::config::{Config, Wire};
 use crate::data::{Batch, DataError, Dataset, Fitted, InputDims, Split, TaskInfo};
 use crate::error::{Error, Result};
 use crate::ffi;
@@ -49,20 +49,6 @@ pub fn set_threads(config: &Config, comm: &dyn Collective) {
     let share = (cores / comm.world().local_size).max(1);
     let threads = config.train.threads.or_else(threads_by_environment).unwrap_or(share);
     tch::set_num_threads(threads as i32);
-}
-
-/// The device of this rank.
-///
-/// # Errors
-/// Devices other than the CPU, which this version does not train on.
-pub fn device(config: &Config) -> Result<Device> {
-    match config.train.device.as_str() {
-        "auto" | "cpu" => Ok(Device::Cpu),
-        other => Err(Error::Usage(format!(
-            "`train.device` is `{other}`, but this version of polytask moves tensors between CPUs only\n  hint: use \
-             `train.device: auto` or `cpu`"
-        ))),
-    }
 }
 
 /// All ranks were given the same configuration.
@@ -267,8 +253,12 @@ pub fn build_model(
 ///
 /// # Errors
 /// A model that does not fit the inputs.
-pub fn build_learner<F: Stored>(config: &Config, dataset: &Dataset, comm: &dyn Collective) -> Result<Learner<F>> {
-    let device = device(config)?;
+pub fn build_learner<F: Stored>(
+    config: &Config,
+    dataset: &Dataset,
+    device: Device,
+    comm: &dyn Collective,
+) -> Result<Learner<F>> {
     let (model, losses) = build_model(config, dataset.dims(), dataset.tasks(), comm.world().size)?;
     if comm.world().size > 1 {
         let mut bytes = ffi::bytes(&model.params.flat);
@@ -277,7 +267,17 @@ pub fn build_learner<F: Stored>(config: &Config, dataset: &Dataset, comm: &dyn C
         ffi::write(&model.params.flat, &values);
     }
     let recipe = Recipe { device, ..Recipe::of(config, dataset.sampler(config)?.steps_per_epoch()) };
-    Ok(Learner::assemble(recipe, model, losses, comm))
+    if recipe.wire == Wire::Bf16 && !recipe.uses_tensors() {
+        return Err(Error::Usage(
+            "`comm.wire: bf16` needs tensors, and there is no GPU here\n  hint: leave it out, or use `train.engine: tensors`"
+                .into(),
+        ));
+    }
+    let mut learner = Learner::assemble(recipe, model, losses, comm);
+    if let Some(exchange) = device::exchange(config, device, comm)? {
+        learner.exchange_over(exchange);
+    }
+    Ok(learner)
 }
 
 /// A batch of a few training rows of every source, spread over the split so that rare labels have a chance.

@@ -24,7 +24,7 @@ use crate::comm::{Collective, agree, agree_on_sum};
 use crate::config::{self, Balance, Config};
 use crate::error::{Error, Result, exit};
 use crate::log::jsonl::write_atomically;
-use crate::train::{Resume, StopFlag, setup, train};
+use crate::train::{Resume, StopFlag, device, setup, train};
 use clap::Args;
 use plan::{Facts, Plan, Slot};
 use report::{Known, Report};
@@ -66,12 +66,12 @@ impl CompareArgs {
     pub(super) fn run(&self) -> Result<u8> {
         let plan = self.plan()?;
         let stop = StopFlag::install().map_err(|source| Error::Io { path: "signal handlers".into(), source })?;
-        with_world(plan.config.comm.backend, |comm| {
+        with_world(&plan.config.comm, &plan.out, |comm| {
             same_plan(&plan, comm)?;
             if self.dry_run {
                 return if comm.world().is_main() { dry_run(&plan) } else { Ok(exit::DONE) };
             }
-            setup::device(&plan.config)?;
+            device::choose(&plan.config, comm)?;
             setup::set_threads(&plan.config, comm);
             if comm.world().is_main() {
                 agree(comm, claim(&plan))?;

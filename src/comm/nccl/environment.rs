@@ -6,8 +6,13 @@ use std::ffi::OsString;
 /// With these the same ranks give the same bits in every run. The order in which rings and trees add is then fixed by the
 /// message and the topology; what is left out are sums made in the switch (NVLS), which were seen to differ between runs,
 /// and the protocols among which NCCL chooses by its own measurements.
-pub const DETERMINISTIC: [(&str, &str); 3] =
-    [("NCCL_ALGO", "Ring"), ("NCCL_PROTO", "Simple"), ("NCCL_NVLS_ENABLE", "0")];
+/// cuBLAS, for its part, wants a workspace of a fixed size.
+pub const DETERMINISTIC: [(&str, &str); 4] = [
+    ("NCCL_ALGO", "Ring"),
+    ("NCCL_PROTO", "Simple"),
+    ("NCCL_NVLS_ENABLE", "0"),
+    ("CUBLAS_WORKSPACE_CONFIG", ":4096:8"),
+];
 
 /// Sets [`DETERMINISTIC`] for this process. What the user has set stays, with a warning.
 ///
@@ -63,7 +68,7 @@ mod tests {
     #[test]
     fn only_what_the_user_left_open_is_set() {
         let own = |name: &str| (name == "NCCL_ALGO").then(|| OsString::from("Tree"));
-        assert_eq!(review(own), [("NCCL_PROTO", "Simple"), ("NCCL_NVLS_ENABLE", "0")]);
+        assert_eq!(review(own), DETERMINISTIC[1..]);
         assert_eq!(review(|_| Some(OsString::from("0"))), []);
         assert_eq!(review(|_| None), DETERMINISTIC);
     }

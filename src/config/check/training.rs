@@ -1,8 +1,11 @@
-//! Sections `balance`, `optim`, `schedule`, `train`, `checkpoint` and `log`.
+//! Sections `balance`, `optim`, `schedule`, `train`, `comm`, `checkpoint` and `log`.
 
 use super::super::fault::{any_of, quote};
 use super::super::{Adam, Config, Optim, Schedule, Sgd, Train, hints};
 use super::{At, Checked, MANY};
+
+/// Longest time-out in seconds.
+const YEAR: u64 = 365 * 24 * 3600;
 
 pub(super) fn check(config: &Config) -> Checked {
     super::weighting::check(config)?;
@@ -13,6 +16,8 @@ pub(super) fn check(config: &Config) -> Checked {
     train(&At::key("train"), &config.train)?;
     super::comm::check(config)?;
     best_by(&At::key("train").then("best_by"), config)?;
+    At::key("comm").then("timeout").within(config.comm.timeout, 0, YEAR)?;
+    At::key("comm").then("init_timeout").within(config.comm.init_timeout, 0, YEAR)?;
     At::key("checkpoint").then("every").within(config.checkpoint.every, 0, MANY)?;
     At::key("checkpoint").then("keep").within(config.checkpoint.keep as u64, 1, MANY)?;
     At::key("log").then("every").within(config.log.every, 1, MANY)?;

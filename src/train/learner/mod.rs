@@ -267,7 +267,7 @@ impl<F: TorchReal + Number> Learner<F> {
 
 impl Recipe {
     /// Whether the step computes with tensors rather than with numbers on the host.
-    fn uses_tensors(&self) -> bool {
+    pub fn uses_tensors(&self) -> bool {
         match self.engine {
             config::Engine::Tensors => true,
             config::Engine::Auto => self.device != Device::Cpu || self.precision == Precision::Bf16,

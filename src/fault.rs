@@ -1,0 +1,183 @@
+//! Fault injection: what `POLYTASK_FAULT` breaks on purpose, so that tests can prove how failures end. The form and the
+//! kinds are described in `docs/faults.md`.
+
+use crate::comm::watchdog::skip_next_all_reduce;
+use crate::error::{Error, Result};
+use crate::world::World;
+use signal_hook::consts::{SIGKILL, SIGSEGV, SIGSTOP};
+use signal_hook::low_level;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+/// The variable that arms faults.
+pub const VARIABLE: &str = "POLYTASK_FAULT";
+
+const KINDS: &str =
+    "`kill`, `segfault`, `abort`, `panic`, `exit0`, `exit1`, `error`, `leave`, `stop`, `sleep=SECONDS`, `skip`";
+
+/// One fault: what happens, at the start of which step (from 1), on which rank.
+#[derive(Debug, Clone, PartialEq)]
+struct Fault {
+    kind: Kind,
+    step: u64,
+    rank: usize,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Kind {
+    /// SIGKILL, as the kernel does it when memory is short.
+    Kill,
+    Segfault,
+    Abort,
+    Panic,
+    /// The process ends with this code, without a word to MPI.
+    Exit(i32),
+    /// An error that the rank knows to be its own.
+    Error,
+    /// An error that the rank wrongly takes for one that all ranks share: it leaves in an orderly way.
+    Leave,
+    /// SIGSTOP: neither dead nor alive.
+    Stop,
+    Sleep(Duration),
+    /// The next small sum is left out.
+    Skip,
+}
+
+static ARMED: OnceLock<Vec<Fault>> = OnceLock::new();
+
+/// Arms the faults of the variable's text for the rest of the process; `None` or blank: none.
+///
+/// # Errors
+/// [`Error::Usage`] for a text that is no list of faults, or names a rank that does not exist.
+pub fn arm(text: Option<&str>, world: World) -> Result<()> {
+    let entries = text.unwrap_or_default().split(',').map(str::trim).filter(|entry| !entry.is_empty());
+    let faults: Vec<Fault> = entries.map(|entry| parse(entry, world)).collect::<Result<_>>()?;
+    if !faults.is_empty() {
+        if world.is_main() {
+            tracing::warn!("{VARIABLE} is set: this run will break on purpose");
+        }
+        ARMED.get_or_init(|| faults);
+    }
+    Ok(())
+}
+
+fn parse(entry: &str, world: World) -> Result<Fault> {
+    let refuse = |why: String| {
+        Err(Error::Usage(format!(
+            "{VARIABLE}: `{entry}`: {why}\n  hint: the form is kind@step:rank, as in `kill@10:1`"
+        )))
+    };
+    let Some((kind, (step, rank))) = entry.split_once('@').and_then(|(kind, at)| Some((kind, at.split_once(':')?)))
+    else {
+        return refuse("not a fault".into());
+    };
+    let (name, value) = kind.split_once('=').map_or((kind, None), |(name, value)| (name, Some(value)));
+    let kind = match (name, value) {
+        ("kill", None) => Kind::Kill,
+        ("segfault", None) => Kind::Segfault,
+        ("abort", None) => Kind::Abort,
+        ("panic", None) => Kind::Panic,
+        ("exit0", None) => Kind::Exit(0),
+        ("exit1", None) => Kind::Exit(1),
+        ("error", None) => Kind::Error,
+        ("leave", None) => Kind::Leave,
+        ("stop", None) => Kind::Stop,
+        ("skip", None) => Kind::Skip,
+        ("sleep", Some(seconds)) => match seconds.parse().map(Duration::try_from_secs_f64) {
+            Ok(Ok(time)) => Kind::Sleep(time),
+            _ => return refuse(format!("`{seconds}` is no number of seconds")),
+        },
+        _ => return refuse(format!("no fault is called `{kind}`, expected {KINDS}")),
+    };
+    let Some(step) = step.parse().ok().filter(|&step| step > 0) else {
+        return refuse(format!("`{step}` is no step; the first one is 1"));
+    };
+    match rank.parse() {
+        Ok(rank) if rank < world.size => Ok(Fault { kind, step, rank }),
+        _ => refuse(format!("there is no rank `{rank}` in a world of {}", world.size)),
+    }
+}
+
+/// Lets happen what is armed for the start of this step (from 1) on this rank.
+///
+/// # Errors
+/// Those of the kinds `error` and `leave`.
+///
+/// # Panics
+/// On `panic`.
+pub fn strike(step: u64, world: World) -> Result<()> {
+    let armed = ARMED.get().into_iter().flatten();
+    armed.filter(|fault| fault.step == step && fault.rank == world.rank).try_for_each(Fault::happen)
+}
+
+impl Fault {
+    fn happen(&self) -> Result<()> {
+        let words = || format!("{VARIABLE} at the start of step {}", self.step);
+        match &self.kind {
+            Kind::Kill => signal(SIGKILL),
+            // The first one meets a handler that expects the faulty instruction to be tried again.
+            Kind::Segfault => (0..10).for_each(|_| signal(SIGSEGV)),
+            Kind::Abort => low_level::abort(),
+            Kind::Panic => panic!("{}", words()),
+            Kind::Exit(code) => low_level::exit(*code),
+            Kind::Error => return Err(Error::Io { path: words(), source: std::io::Error::other("injected") }),
+            Kind::Leave => return Err(Error::Usage(format!("{}: injected", words()))),
+            Kind::Stop => signal(SIGSTOP),
+            Kind::Sleep(time) => std::thread::sleep(*time),
+            Kind::Skip => skip_next_all_reduce(),
+        }
+        Ok(())
+    }
+}
+
+fn signal(number: i32) {
+    if let Err(e) = low_level::raise(number) {
+        tracing::error!("{VARIABLE}: signal {number} cannot be raised: {e}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const THREE: World = World { rank: 0, size: 3, local_rank: 0, local_size: 3 };
+
+    #[test]
+    fn a_fault_is_a_kind_a_step_and_a_rank() {
+        let fault = |kind, step, rank| Fault { kind, step, rank };
+        assert_eq!(parse("kill@10:1", THREE).unwrap(), fault(Kind::Kill, 10, 1));
+        assert_eq!(parse("exit1@1:0", THREE).unwrap(), fault(Kind::Exit(1), 1, 0));
+        assert_eq!(parse("sleep=1.5@2:2", THREE).unwrap(), fault(Kind::Sleep(Duration::from_millis(1500)), 2, 2));
+    }
+
+    #[test]
+    fn what_is_no_fault_is_refused_with_its_words() {
+        for (text, expected) in [
+            ("kill", "POLYTASK_FAULT: `kill`: not a fault"),
+            ("kill@1", "`kill@1`: not a fault"),
+            ("kil@1:0", "no fault is called `kil`, expected `kill`, `segfault`"),
+            ("kill=3@1:0", "no fault is called `kill=3`"),
+            ("sleep@1:0", "no fault is called `sleep`"),
+            ("sleep=-1@1:0", "`-1` is no number of seconds"),
+            ("sleep=nan@1:0", "`nan` is no number of seconds"),
+            ("stop@0:0", "`0` is no step; the first one is 1"),
+            ("stop@1:3", "there is no rank `3` in a world of 3"),
+            ("skip@2:1, stop@x:1", "`stop@x:1`: `x` is no step"),
+        ] {
+            let error = arm(Some(text), THREE).unwrap_err();
+            assert!(matches!(error, Error::Usage(_)) && error.to_string().contains(expected), "{text}: {error}");
+            assert!(error.to_string().ends_with("hint: the form is kind@step:rank, as in `kill@10:1`"), "{error}");
+        }
+        assert!(arm(None, THREE).is_ok() && arm(Some(" "), THREE).is_ok());
+        assert!(ARMED.get().is_none(), "nothing was armed");
+    }
+
+    #[test]
+    fn errors_are_told_as_local_or_as_shared() {
+        let happen = |kind| Fault { kind, step: 7, rank: 0 }.happen();
+        assert!(happen(Kind::Sleep(Duration::ZERO)).is_ok());
+        let (local, shared) = (happen(Kind::Error).unwrap_err(), happen(Kind::Leave).unwrap_err());
+        assert!(local.is_local() && !shared.is_local());
+        assert_eq!(local.to_string(), "POLYTASK_FAULT at the start of step 7: injected");
+    }
+}
