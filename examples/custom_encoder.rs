@@ -18,7 +18,7 @@ use polytask::optim;
 use polytask::rng::{Stream, rng};
 use polytask::step::losses::{Regression, TaskLoss};
 use polytask::step::{forward, probe_scopes};
-use polytask::train::{Learner, Recipe, StepReport};
+use polytask::train::{Compute, Learner, Recipe, StepReport};
 use rand::RngExt;
 use std::error::Error;
 use std::f64::consts::PI;
@@ -163,6 +163,7 @@ fn train(comm: &dyn Collective) -> Result<Trained> {
         },
         optim: Optim::Adamw(Adam::default()),
         reduction: Reduction::Sharded,
+        compute: Compute::default(),
         non_finite: NonFinite::Stop,
     };
     let schedule = Schedule::Cosine(Decay { warmup: 20, floor: 0.01 });

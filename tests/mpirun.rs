@@ -12,6 +12,8 @@ mod compare;
 mod equal;
 #[path = "mpirun/failures.rs"]
 mod failures;
+#[path = "mpirun/nccl.rs"]
+mod nccl;
 #[path = "mpirun/process.rs"]
 mod process;
 #[path = "mpirun/resume.rs"]
@@ -20,6 +22,9 @@ mod resume;
 mod sandbox;
 #[path = "mpirun/shipped.rs"]
 mod shipped;
+#[allow(dead_code, reason = "most of it is for the tests of the layer itself")]
+#[path = "nccl/standin.rs"]
+mod standin;
 #[path = "mpirun/traffic.rs"]
 mod traffic;
 #[path = "mpirun/watchdog.rs"]

@@ -140,7 +140,8 @@ pub fn exchange(config: &Config, device: Device, comm: &dyn Collective) -> Resul
     let seconds = |n: u64| if n == 0 { Duration::from_secs(u64::from(u32::MAX)) } else { Duration::from_secs(n) };
     let options = NcclOptions {
         init_deadline: seconds(config.comm.init_timeout),
-        deadline: seconds(config.comm.timeout),
+        // The watchdog comes first: it knows who waits for whom.
+        deadline: seconds(config.comm.timeout) + Duration::from_secs(60),
         recorder: comm.watchdog().map(|watchdog| Arc::new(watchdog.clone()) as Arc<dyn Recorder + Send + Sync>),
         deterministic: config.comm.deterministic,
         ..NcclOptions::default()

@@ -10,7 +10,7 @@ pub mod setup;
 mod signals;
 mod window;
 
-pub use learner::{Learner, Recipe, StepReport};
+pub use learner::{Compute, Learner, Recipe, StepReport};
 pub use progress::Progress;
 pub use replicas::check_replicas;
 pub use setup::Resume;

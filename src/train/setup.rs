@@ -1,6 +1,6 @@
 //! Everything between a configuration and the first step.
 
-use super::{Learner, Recipe, device};
+use super::{Compute, Learner, Recipe, device};
 use crate::checkpoint::{self, CheckpointError, Snapshot};
 use crate::comm::{Collective, agree, threads_by_environment};
 use crate::config::{Config, Wire};
@@ -266,8 +266,9 @@ pub fn build_learner<F: Stored>(
         let values: Vec<F> = bytes.chunks_exact(size_of::<F>()).map(bytemuck::pod_read_unaligned).collect();
         ffi::write(&model.params.flat, &values);
     }
-    let recipe = Recipe { device, ..Recipe::of(config, dataset.sampler(config)?.steps_per_epoch()) };
-    if recipe.wire == Wire::Bf16 && !recipe.uses_tensors() {
+    let compute = Compute::of(config, device);
+    let recipe = Recipe { compute, ..Recipe::of(config, dataset.sampler(config)?.steps_per_epoch()) };
+    if compute.wire == Wire::Bf16 && !compute.uses_tensors() {
         return Err(Error::Usage(
             "`comm.wire: bf16` needs tensors, and there is no GPU here\n  hint: leave it out, or use `train.engine: tensors`"
                 .into(),

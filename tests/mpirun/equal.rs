@@ -8,16 +8,17 @@ use polytask::config::{Config, Precision};
 use polytask::data::Dataset;
 use polytask::train::persist::{Stored, model_tensors};
 use polytask::train::setup;
+use tch::Device;
 
 /// Parameters before the first step.
-fn initial(config: &Config) -> Vec<NamedTensor> {
+pub fn initial(config: &Config) -> Vec<NamedTensor> {
     fn build<F: Stored>(config: &Config) -> Vec<NamedTensor> {
         let dataset = Dataset::open(config).expect("good data");
-        let learner = setup::build_learner::<F>(config, &dataset, &Solo).expect("a model that fits");
-        model_tensors::<F>(&learner.model.params)
+        let learner = setup::build_learner::<F>(config, &dataset, Device::Cpu, &Solo).expect("a model that fits");
+        model_tensors::<F>(&learner.model.params, &learner.parameters(&Solo).expect("a world of one"))
     }
     match config.train.precision {
-        Precision::F32 => build::<f32>(config),
+        Precision::F32 | Precision::Bf16 => build::<f32>(config),
         Precision::F64 => build::<f64>(config),
     }
 }
@@ -28,7 +29,7 @@ fn norm(a: &[f64], b: &[f64]) -> f64 {
 
 /// Distance of two results relative to the way they have gone since the start, the worst over tensors, by name.
 #[track_caller]
-fn distance(one: &Run, other: &Run, start: &[NamedTensor]) -> (f64, String) {
+pub fn distance(one: &Run, other: &Run, start: &[NamedTensor]) -> (f64, String) {
     let (one, other) = (one.latest(), other.latest());
     assert_eq!(one.step, other.step);
     let names = |tensors: &[NamedTensor]| tensors.iter().map(|t| t.name.clone()).collect::<Vec<_>>();

@@ -69,14 +69,14 @@ balance: {surgery: pcgrad}
             assert_eq!(message(good), None, "{good:?}");
         }
         for (bad, why) in [
-            (&["comm.bucket_mb=0"][..], "comm.bucket_mb: must be greater than 0"),
-            (&["comm.wire=bf16"], "comm.wire: needs tensors"),
-            (&["comm.wire=bf16", "train.precision=f64"], "comm.wire: rounds what"),
-            (&["comm.gram={sketch: {dim: 2}}"], "comm.gram.sketch.dim: must be at least 64"),
-            (&["comm.gram=sketch", "balance.surgery=graddrop"], "comm.gram.sketch: is for methods"),
-            (&["comm.gram=sketch", "balance.surgery=none"], "comm.gram.sketch: is for methods"),
-            (&["comm.gram=sketch", "balance.gradients=representation"], "comm.gram.sketch: is for gradients"),
-            (&["comm.gram=sketch", "balance.scope=per_layer_group"], "comm.gram.sketch: is for all layers"),
+            (&["comm.bucket_mb=0"][..], "must be greater than 0"),
+            (&["comm.wire=bf16"], "needs tensors"),
+            (&["comm.wire=bf16", "train.precision=f64"], "rounds what"),
+            (&["comm.gram={sketch: {dim: 2}}"], "must be at least 64"),
+            (&["comm.gram=sketch", "balance.surgery=graddrop"], "is for methods"),
+            (&["comm.gram=sketch", "balance.surgery=none"], "is for methods"),
+            (&["comm.gram=sketch", "balance.gradients=representation"], "is for gradients"),
+            (&["comm.gram=sketch", "balance.scope=per_layer_group"], "is for all layers"),
         ] {
             let message = message(bad).unwrap_or_default();
             assert!(message.contains(why), "{bad:?}: {message}");

@@ -66,6 +66,42 @@ pub struct Learner<F> {
     non_finite: NonFinite,
 }
 
+/// Where and with what numbers a learner computes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Compute {
+    /// Where the model is.
+    pub device: Device,
+    /// In 16 bits, or in those of the learner's own floats.
+    pub precision: Precision,
+    /// Who computes what follows the backward passes.
+    pub engine: config::Engine,
+    /// In which floats gradients travel.
+    pub wire: Wire,
+}
+
+impl Default for Compute {
+    /// On the CPU, with our own kernels.
+    fn default() -> Self {
+        let engine = config::Engine::Auto;
+        Compute { device: Device::Cpu, precision: Precision::F32, engine, wire: Wire::F32 }
+    }
+}
+
+impl Compute {
+    /// What a configuration says, on this device.
+    pub fn of(config: &Config, device: Device) -> Self {
+        Compute { device, precision: config.train.precision, engine: config.train.engine, wire: config.comm.wire }
+    }
+
+    /// Whether the step computes with tensors rather than with numbers on the host.
+    pub fn uses_tensors(&self) -> bool {
+        match self.engine {
+            config::Engine::Tensors => true,
+            config::Engine::Auto => self.device != Device::Cpu || self.precision == Precision::Bf16,
+        }
+    }
+}
+
 /// What a learner needs to know besides model and losses.
 #[derive(Debug, Clone)]
 pub struct Recipe {
@@ -81,14 +117,8 @@ pub struct Recipe {
     pub optim: Optim,
     /// How gradients are reduced.
     pub reduction: Reduction,
-    /// Where the model computes.
-    pub device: Device,
-    /// In which floats it computes.
-    pub precision: Precision,
-    /// Who computes what follows the backward passes.
-    pub engine: config::Engine,
-    /// In which floats gradients travel.
-    pub wire: Wire,
+    /// Where and with what numbers it computes.
+    pub compute: Compute,
     /// What becomes of values that are not finite. With `Skip`, no parameter is moved before the update is known to be
     /// finite.
     pub non_finite: NonFinite,
@@ -104,10 +134,7 @@ impl Recipe {
             balance: config.balance.clone(),
             optim: config.optim.clone(),
             reduction: config.comm.reduction,
-            device: Device::Cpu,
-            precision: config.train.precision,
-            engine: config.train.engine,
-            wire: config.comm.wire,
+            compute: Compute::of(config, Device::Cpu),
             non_finite: config.train.non_finite,
         }
     }
@@ -156,16 +183,17 @@ impl<F: TorchReal + Number> Learner<F> {
         let layout = Layout::new(blocks.clone(), groups);
         let (n_tasks, n) = (recipe.tasks.len(), layout.len());
         let (balance, steps_per_epoch) = (&recipe.balance, recipe.steps_per_epoch);
-        let engine = if recipe.uses_tensors() {
-            model.place(F::KIND, recipe.device);
-            let wire = if recipe.wire == Wire::Bf16 { Kind::BFloat16 } else { F::KIND };
-            let compute = if recipe.precision == Precision::Bf16 { Kind::BFloat16 } else { F::KIND };
+        let computes = recipe.compute;
+        let engine = if computes.uses_tensors() {
+            model.place(F::KIND, computes.device);
+            let wire = if computes.wire == Wire::Bf16 { Kind::BFloat16 } else { F::KIND };
+            let compute = if computes.precision == Precision::Bf16 { Kind::BFloat16 } else { F::KIND };
             let tensors = Tensors::new(&mut model.params, compute, wire, recipe.reduction, blocks, &recipe.optim);
             Engine::Tensors(Box::new(tensors))
         } else {
             Engine::Host(Host::new(recipe.reduction))
         };
-        let n_states = if recipe.uses_tensors() { 0 } else { n };
+        let n_states = if computes.uses_tensors() { 0 } else { n };
         Learner {
             balancer: Balancer::build(balance, &recipe.tasks, layout.n_groups, recipe.seed, steps_per_epoch),
             shard: shard::build(&balance.surgery, n_tasks, n),
@@ -262,16 +290,6 @@ impl<F: TorchReal + Number> Learner<F> {
     /// The part of a segment of the flat buffer that this rank optimizes.
     pub fn block(&self, segment: &Range<usize>, comm: &dyn Collective) -> Range<usize> {
         block(self.reduction, segment, comm.world())
-    }
-}
-
-impl Recipe {
-    /// Whether the step computes with tensors rather than with numbers on the host.
-    pub fn uses_tensors(&self) -> bool {
-        match self.engine {
-            config::Engine::Tensors => true,
-            config::Engine::Auto => self.device != Device::Cpu || self.precision == Precision::Bf16,
-        }
     }
 }
 

@@ -1,0 +1,95 @@
+//! Tensors over NCCL, with its stand-in that moves host memory: the whole program, as processes, on machines without a GPU.
+
+use crate::equal::{distance, initial};
+use crate::process::{self, ALONE, Output};
+use crate::sandbox::{Run, Sandbox, bits, train_args};
+use crate::standin::library;
+use polytask::checkpoint::Snapshot;
+
+const OVER_NCCL: [&str; 3] = ["comm.backend=nccl", "train.engine=tensors", "train.device=cpu"];
+
+/// Trains with the stand-in as NCCL and this plan.
+#[track_caller]
+fn job(sandbox: &Sandbox, ranks: usize, run: &str, plan: &str, set: &[&str]) -> Output {
+    let set = [&OVER_NCCL[..], set].concat();
+    let (library, plan) = (format!("POLYTASK_NCCL={}", library().display()), format!("STANDIN_NCCL={plan}"));
+    let options = ["-n", &ranks.to_string(), "-x", &library, "-x", &plan];
+    process::start_parts(&sandbox.path(""), &[(&options, &train_args(run, &set))]).wait()
+}
+
+#[track_caller]
+fn train(sandbox: &Sandbox, ranks: usize, run: &str, plan: &str, set: &[&str]) -> Run {
+    job(sandbox, ranks, run, plan, set).exits_with(0);
+    sandbox.run(run)
+}
+
+#[test]
+fn ranks_over_nccl_equal_one_rank() {
+    for balance in
+        ["balance={weighting: {uncertainty: {lr: 0.1}}}", "balance={surgery: upgrad}", "balance={surgery: moco}"]
+    {
+        let sandbox = Sandbox::new();
+        let set = ["train.precision=f64", balance];
+        let start = initial(&sandbox.config(&set));
+        let alone = sandbox.train(ALONE, "alone", &set);
+        for (ranks, reduction, plan) in
+            [(2, "sharded", "async=2"), (3, "all_reduce", "inprogress=2"), (4, "sharded", "")]
+        {
+            let reduction = format!("comm.reduction={reduction}");
+            let run = train(
+                &sandbox,
+                ranks,
+                &format!("{ranks}"),
+                plan,
+                &[&set[..], &[&reduction, "comm.bucket_mb=0.0001"]].concat(),
+            );
+            let (distance, name) = distance(&run, &alone, &start);
+            assert!(distance <= 1e-12, "{balance}, {ranks} ranks, {reduction}: {distance:e} in `{name}`");
+            let bytes = |run: &Run| run.metrics().iter().find_map(|line| line["bytes_per_step"].as_u64()).unwrap();
+            assert!(bytes(&run) > 0 && bytes(&alone) == 0, "what NCCL sends is counted");
+        }
+    }
+}
+
+#[test]
+fn a_run_over_nccl_resumes_to_the_same_bits() {
+    let sandbox = Sandbox::new();
+    let set = ["balance={surgery: pcgrad}", "optim=adamw", "train.precision=bf16", "comm.wire=bf16"];
+    let whole = train(&sandbox, 2, "whole", "", &set);
+    train(&sandbox, 2, "parts", "", &[&set[..], &["train.steps=3"]].concat());
+    let parts = train(&sandbox, 2, "parts", "", &set);
+    let (whole, parts) = (whole.latest(), parts.latest());
+    for file in ["model", "optim"] {
+        let all = |snapshot: &Snapshot| snapshot.tensors[file].iter().map(bits).collect::<Vec<_>>();
+        assert!(all(&whole) == all(&parts), "{file}: not the same bits");
+    }
+}
+
+#[test]
+fn an_exchange_that_hangs_ends_the_job_and_is_named() {
+    let sandbox = Sandbox::new();
+    let set = ["comm.timeout=3", "balance={surgery: pcgrad}"];
+    let output = job(&sandbox, 2, "hangs", "hang=reduce_scatter@3:1", &set);
+    assert_ne!(output.code, Some(0), "{output}");
+    assert!(output.stderr.contains("reduce_scatter (nccl #"), "{output}");
+    for rank in 0..2 {
+        assert!(sandbox.path(&format!("runs/hangs/flight/flight_rank{rank}.json")).exists(), "{output}");
+    }
+}
+
+#[test]
+fn an_exchange_that_fails_ends_the_job() {
+    let sandbox = Sandbox::new();
+    let output = job(&sandbox, 2, "fails", "error=reduce_scatter@3:1", &["balance={surgery: pcgrad}"]);
+    assert_eq!(output.code, Some(70), "{output}");
+    assert!(output.stderr.contains("[rank 1] error: "), "{output}");
+}
+
+#[test]
+fn host_memory_is_refused_by_a_real_nccl() {
+    let sandbox = Sandbox::new();
+    let output = process::run(&sandbox.path(""), 2, &train_args("refused", &OVER_NCCL));
+    assert_eq!(output.code, Some(2), "{output}");
+    assert!(output.stderr.contains("hint: "), "{output}");
+    assert_eq!(output.stderr.matches("error:").count(), 1, "one message is enough\n{output}");
+}
