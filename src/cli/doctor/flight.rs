@@ -95,3 +95,63 @@ fn around(flights: &[Flight], plane: &str, seq: u64) -> String {
     }
     page
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use std::fs;
+
+    fn write(dir: &Path, rank: usize, place: &serde_json::Value, ops: &serde_json::Value) {
+        let entered = ops.as_array().map_or(0, Vec::len);
+        let planes = json!([{"plane": "mpi", "entered": entered, "ops": ops}]);
+        let record = json!({"format": 1, "run": "a", "rank": rank, "size": 3, "host": "n1", "pid": 7, "at": 130.0,
+            "deadline_s": 30.0, "cause": {"alarm": {}}, "place": place, "planes": planes});
+        fs::write(dir.join(format!("flight_rank{rank}.json")), record.to_string()).unwrap();
+    }
+
+    #[test]
+    fn the_page_names_the_rank_and_shows_the_last_operations() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path();
+        let first = json!({"seq": 1, "op": "broadcast", "bytes": 8, "begun": 99.0, "ended": 99.5});
+        let second = json!({"seq": 2, "op": "all_reduce", "bytes": 96, "begun": 99.75, "ended": null});
+        write(dir, 0, &json!({"step": 17, "phase": "compute", "since": 99.5}), &json!([first, second]));
+        write(dir, 1, &json!({"step": 17, "phase": "data", "since": 99.5}), &json!([first]));
+        write(dir, 2, &json!(null), &json!([first, second]));
+        let (page, code) = report(dir).unwrap();
+        insta::assert_snapshot!(page, @r"
+        rank 1 has not entered all_reduce (mpi #2, 96 B), for which ranks 0, 2 have waited 30 s; rank 1 was last seen in step 17, data
+
+        rank  host  last completed    pending            for     last seen in
+        0     n1    broadcast mpi #1  all_reduce mpi #2  30.2 s  step 17, compute
+        1     n1    broadcast mpi #1  -                  -       step 17, data
+        2     n1    broadcast mpi #1  all_reduce mpi #2  30.2 s  -
+
+        operations around mpi #2:
+          #1        broadcast                 8 B  entered by ranks 0-2
+        > #2        all_reduce               96 B  entered by ranks 0, 2, not left by ranks 0, 2
+        ");
+        assert_eq!(code, exit::DONE);
+
+        fs::write(dir.join("flight_rank1.json"), "{").unwrap();
+        let (page, code) = report(dir).unwrap();
+        assert!(page.starts_with("rank 1 wrote nothing: ") && code == exit::DONE, "{page}");
+        assert!(
+            page.contains("\n1     wrote nothing\n") && page.contains("\nleft out: flight_rank1.json is no"),
+            "{page}"
+        );
+    }
+
+    #[test]
+    fn records_that_tell_nothing_are_no_success() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(report(folder.path()).unwrap().1, exit::DATA);
+        for rank in 0..3 {
+            write(folder.path(), rank, &json!(null), &json!([]));
+        }
+        let (page, code) = report(folder.path()).unwrap();
+        assert!(page.starts_with("no rank was waiting\n") && code == exit::DATA, "{page}");
+        assert!(matches!(report(&folder.path().join("none")), Err(Error::Io { .. })));
+    }
+}

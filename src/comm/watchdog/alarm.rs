@@ -6,6 +6,7 @@ use super::Shared;
 use super::culprit;
 use super::flight::{self, Cause, Flight, Records};
 use crate::error::exit;
+use crate::world::World;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ const ABORT: Duration = Duration::from_secs(2);
 
 /// Writes this rank's record, gives the other ranks time to write theirs, and ends the job.
 pub(super) fn raise(shared: &Arc<Shared>, cause: Cause) {
-    let grace = grace(shared.options.deadline);
+    let grace = grace(shared.options.deadline, shared.world);
     let worker = {
         let (shared, cause) = (shared.clone(), cause.clone());
         thread::Builder::new().name("watchdog-report".into()).spawn(move || report(&shared, cause, grace))
@@ -39,10 +40,11 @@ pub(super) fn raise(shared: &Arc<Shared>, cause: Cause) {
     tell(shared, &[flight], Some("flight records could not be written in time"));
 }
 
-/// How long ranks have to write their records: little against the deadline, but longer where it is long, since file
-/// systems that are shared between nodes may show new files late.
-fn grace(deadline: Duration) -> Duration {
-    (deadline / 20).clamp(Duration::from_secs(2).min(deadline), Duration::from_secs(30))
+/// How long ranks have to write their records. File systems that are shared between nodes may show new files late (NFS:
+/// half a minute), and a rank must not be taken for gone because of that.
+fn grace(deadline: Duration, world: World) -> Duration {
+    let least = Duration::from_secs(2).min(deadline);
+    if world.local_size == world.size { least } else { (deadline / 20).clamp(least, Duration::from_secs(30)) }
 }
 
 fn report(shared: &Shared, cause: Cause, grace: Duration) {

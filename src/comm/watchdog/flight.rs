@@ -20,7 +20,7 @@ const MOST_RANKS: usize = 1 << 20;
 pub struct Flight {
     /// Version of the format.
     pub format: u32,
-    /// Name of the job, the same on all ranks. Stands near the start, where [`belongs`] looks for it.
+    /// Name of the job, the same on all ranks. Stands near the start, where it is looked for.
     pub run: String,
     /// The rank.
     pub rank: usize,

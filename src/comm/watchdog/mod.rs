@@ -1,8 +1,8 @@
 //! The watchdog of collective operations: a job that is stuck becomes one sentence that says who waits for whom, and ends.
 //!
-//! Every rank numbers its operations and keeps the last ones ([`ring`]). A thread of its own, which never calls MPI or
-//! CUDA, notices an operation that takes longer than the deadline or has failed ([`thread`]), writes what this rank
-//! has done ([`flight`]), wakes the watchdogs of the other ranks and ends the job ([`alarm`]) with the sentence that
+//! Every rank numbers its operations and keeps the last ones (`ring`). A thread of its own, which never calls MPI or
+//! CUDA, notices an operation that takes longer than the deadline or has failed (`thread`), writes what this rank
+//! has done ([`flight`]), wakes the watchdogs of the other ranks and ends the job (`alarm`) with the sentence that
 //! [`culprit`] finds in the records of all ranks.
 //!
 //! [`Guarded`] records the operations of a [`Collective`](super::Collective). Enqueued operations on devices record
@@ -108,7 +108,7 @@ impl Watchdog {
     }
 
     /// As [`Self::begin`], for an operation that is only enqueued here: it has ended when `poll` says `true`. The
-    /// watchdog's thread calls `poll` now and then, for the oldest operation of the plane alone; it must not
+    /// watchdog's thread calls `poll` some times a second, for the oldest operation of the plane alone; it must not
     /// wait for anything. An error is treated like an expired deadline, with its words.
     pub fn begin_async(
         &self,
