@@ -1,5 +1,5 @@
-//! Loops over millions of numbers, at memory speed: inner products of rows, "combine rows, then optimize", and passes
-//! over columns.
+//! Loops over millions of numbers, at memory speed: inner products of rows, sketches of them, "combine rows, then
+//! optimize", and passes over columns.
 //!
 //! Plain slices in, plain slices out: no tensors. Work is cut into chunks of fixed length, so the result has the
 //! same bits for any number of threads. Rows come in [`Fragment`]s, because on one rank the gradients that
@@ -10,11 +10,13 @@ mod gram;
 mod parallel;
 mod real;
 mod simd;
+mod sketch;
 mod update;
 
 pub use columns::{Block, Pass, Stretch, add_block_gram, combine, sweep};
 pub use gram::{add_gram, dot};
 pub use real::Real;
+pub use sketch::{Sketch, Span};
 pub use update::{Piece, Rule, update};
 
 /// Columns of one unit of parallel work: large enough to hide the scheduling, small enough to balance it.

@@ -29,12 +29,14 @@ pub trait Real:
     fn to_f64(self) -> f64;
     /// Square root.
     fn sqrt(self) -> Self;
+    /// The same number, with the other sign if the highest bit of `sign` is set.
+    fn flip(self, sign: u32) -> Self;
     /// Inner products of a slice with `N` others of the same length.
     fn dots<const N: usize>(a: &[Self], b: [&[Self]; N]) -> [f64; N];
 }
 
 macro_rules! real {
-    ($t:ty, $dots:ident) => {
+    ($t:ty, $bits:ty, $dots:ident) => {
         impl Real for $t {
             #[inline(always)]
             fn from_f64(x: f64) -> Self {
@@ -48,6 +50,11 @@ macro_rules! real {
             fn sqrt(self) -> Self {
                 <$t>::sqrt(self)
             }
+            #[inline(always)]
+            fn flip(self, sign: u32) -> Self {
+                let sign = <$bits>::from(sign >> 31) << (<$bits>::BITS - 1);
+                <$t>::from_bits(self.to_bits() ^ sign)
+            }
             fn dots<const N: usize>(a: &[Self], b: [&[Self]; N]) -> [f64; N] {
                 super::gram::$dots(a, b)
             }
@@ -55,5 +62,5 @@ macro_rules! real {
     };
 }
 
-real!(f32, dots_f32);
-real!(f64, plain_dots);
+real!(f32, u32, dots_f32);
+real!(f64, u64, plain_dots);
