@@ -10,7 +10,7 @@
 //! ```
 
 use polytask::comm::{Collective, Solo, Threads};
-use polytask::config::{Adam, Balance, Decay, Head, NonFinite, Optim, Reduction, Schedule};
+use polytask::config::{Adam, Balance, Decay, GramFrom, Head, NonFinite, Optim, Reduction, Schedule};
 use polytask::config::{RegressionLoss, Surgery, Uncertainty, Weighting};
 use polytask::data::{Batch, Inputs, Part, Target};
 use polytask::model::{Encoder, Init, Model, ParamBuilder, TaskSpec};
@@ -163,6 +163,7 @@ fn train(comm: &dyn Collective) -> Result<Trained> {
         },
         optim: Optim::Adamw(Adam::default()),
         reduction: Reduction::Sharded,
+        gram: GramFrom::Exact,
         compute: Compute::default(),
         non_finite: NonFinite::Stop,
     };

@@ -24,6 +24,8 @@ pub enum Stream {
     Weighting = 7,
     /// Draws per coordinate of the gradient; counters: (step, 0). See `balance/shard`.
     Coordinate = 8,
+    /// Random projections of gradients; counters: (step, 0).
+    Sketch = 9,
 }
 
 /// The generator of one stream at two counters.

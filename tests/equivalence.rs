@@ -8,6 +8,8 @@ mod fixture;
 mod modes;
 #[path = "equivalence/resume.rs"]
 mod resume;
+#[path = "equivalence/sketched.rs"]
+mod sketched;
 #[path = "equivalence/tensors.rs"]
 mod tensors;
 

@@ -70,7 +70,8 @@ impl Grads {
         }
     }
 
-    pub(super) fn add(&mut self, entry: usize, row: usize, grad: Tensor) {
+    /// Adds a gradient to a row of a parameter's.
+    pub fn add(&mut self, entry: usize, row: usize, grad: Tensor) {
         if !grad.defined() {
             return;
         }

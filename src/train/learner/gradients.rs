@@ -5,6 +5,7 @@ use super::{Learner, names};
 use crate::balance::global::{GramSum, Sums};
 use crate::balance::{Coefficients, Gram, Plan};
 use crate::comm::{Collective, Number, agree_on_sum};
+use crate::config::GramFrom;
 use crate::data::Batch;
 use crate::error::Result;
 use crate::ffi::{self, TorchReal};
@@ -81,7 +82,10 @@ impl<F: TorchReal + Number> Learner<F> {
         self.seed_torch(&at);
         match self.balancer.plan(at.step) {
             Plan::Weighted => self.weighted_gradient(at, phases),
-            Plan::Tasks { batches } => self.task_gradients(at, batches, phases),
+            Plan::Tasks { batches } => match self.gram {
+                GramFrom::Exact => self.task_gradients(at, batches, phases),
+                GramFrom::Sketch(sketch) => self.sketched_gradients(at, sketch, phases),
+            },
             Plan::Representation => self.representation_gradients(at, phases),
         }
     }

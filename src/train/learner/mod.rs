@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! engine.rs     the two ways to compute what follows the backward: host.rs on slices, tensors/ on devices
+//! sketched.rs   only where surgery works on random projections of the rows
 //! ahead.rs      only for weights that look one step ahead
 //! gradients.rs  forward      local loss sums, graphs alive                              step/
 //!               losses       all-reduce of 2 T numbers, divided by the global counts    comm/
@@ -18,6 +19,7 @@ mod engine;
 mod gradients;
 mod host;
 mod moves;
+mod sketched;
 mod tensors;
 
 use super::phases::Phases;
@@ -25,7 +27,7 @@ use crate::balance::shard::{self, ShardSurgery};
 use crate::balance::{Balancer, Coefficients, Gram};
 use crate::comm::tensors::TensorCollective;
 use crate::comm::{Collective, Number};
-use crate::config::{self, Balance, Config, NonFinite, Optim, Precision, Reduction, Scope, Wire};
+use crate::config::{self, Balance, Config, GramFrom, NonFinite, Optim, Precision, Reduction, Scope, Wire};
 use crate::data::Batch;
 use crate::error::Result;
 use crate::ffi::{self, TorchReal};
@@ -58,6 +60,7 @@ pub struct Learner<F> {
     direction: Vec<F>,
     engine: Engine<F>,
     reduction: Reduction,
+    gram: GramFrom,
     layout: Layout,
     seed: u64,
     /// Task names, for messages.
@@ -117,6 +120,8 @@ pub struct Recipe {
     pub optim: Optim,
     /// How gradients are reduced.
     pub reduction: Reduction,
+    /// From what surgery's inner products are computed.
+    pub gram: GramFrom,
     /// Where and with what numbers it computes.
     pub compute: Compute,
     /// What becomes of values that are not finite. With `Skip`, no parameter is moved before the update is known to be
@@ -134,6 +139,7 @@ impl Recipe {
             balance: config.balance.clone(),
             optim: config.optim.clone(),
             reduction: config.comm.reduction,
+            gram: config.comm.gram,
             compute: Compute::of(config, Device::Cpu),
             non_finite: config.train.non_finite,
         }
@@ -205,6 +211,7 @@ impl<F: TorchReal + Number> Learner<F> {
             losses,
             engine,
             reduction: recipe.reduction,
+            gram: recipe.gram,
             layout,
             seed: recipe.seed,
             tasks: recipe.tasks,

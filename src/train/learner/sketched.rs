@@ -1,0 +1,107 @@
+//! Surgery on a sketch of the gradients: the rows themselves never travel.
+//!
+//! Each rank projects its local rows to `dim` numbers; the sketches of all ranks add up to those of the global rows, since
+//! the map is linear and the same everywhere, and their inner products estimate `G` without bias. With the coefficients from
+//! there, each rank combines its own rows, and one row is reduced instead of `T`: about `1 / T` of the traffic.
+//!
+//! The update is exact for the coefficients used; these are those of the estimate. `docs/sketch.md` has measured errors.
+
+use super::gradients::{Agreed, Local, Place, global_losses, per_count};
+use super::{Learner, names};
+use crate::balance::Gram;
+use crate::balance::global::{GramSum, Sums};
+use crate::comm::Number;
+use crate::config;
+use crate::error::Result;
+use crate::ffi::{TorchReal, numbers};
+use crate::kernel::{Sketch, Span};
+use crate::model::Params;
+use crate::rng::{Stream, seed};
+use crate::step::{Grads, LossSums, SharedRows, forward, task_grads};
+use crate::train::phases::{Phase, Phases};
+use tch::{TchError, Tensor};
+
+impl<F: TorchReal + Number> Learner<F> {
+    /// `T` local rows, coefficients from their sketches, and one combined row.
+    pub(super) fn sketched_gradients(
+        &mut self,
+        at: Place<'_>,
+        sketch: config::Sketch,
+        phases: &mut Phases,
+    ) -> Result<Local> {
+        let n_tasks = self.tasks.len();
+        let mut rows = Grads::zero(SharedRows::Tasks { batches: 1 }, &self.model.params);
+        let mut pending = LossSums::default();
+        for m in at.batches {
+            let pass = phases.time(Phase::Forward, || forward(&self.model, &self.losses, &m.batch, at.active, true));
+            pending.add(&pass.terms);
+            let mut done = |_: &mut Grads, _| Ok::<_, TchError>(());
+            phases.time(Phase::Backward, || task_grads(&self.model.params, &pass.terms, 0, &mut rows, &mut done))?;
+        }
+        let (losses, counts) = phases.time(Phase::Losses, || global_losses(&pending.read(n_tasks), 1, &at))?;
+        let weights = self.balancer.weights(&losses, at.step);
+        let mut agreed = Agreed::new(losses, counts, weights, &self.tasks);
+
+        let map = Sketch::new(seed(self.seed, Stream::Sketch, at.step, 0) as u64, at.step, sketch.dim);
+        let mut sketches = vec![F::default(); n_tasks * map.dim()];
+        phases.time(Phase::Gram, || map.add(&spans(&self.model.params, &rows), &mut sketches));
+        phases.time(Phase::Reduce, || F::all_reduce(at.comm, &mut sketches))?;
+        let products = phases.time(Phase::Gram, || map.products(&sketches));
+        let all: Vec<usize> = (0..n_tasks).collect();
+        let mut sum = GramSum::new(1, n_tasks, n_tasks);
+        sum.add_products(0, &all, &products);
+        let total = &agreed.counts.total;
+        // Every rank has the whole sum: rank 0's bits count.
+        let gram =
+            phases.time(Phase::Balance, || sum.finish(total, total, &Sums::new(at.comm, false)))?.shared.remove(0);
+        let chosen = Gram::new(gram).and_then(|gram| {
+            let grams = std::slice::from_ref(&gram);
+            let chosen = self.balancer.coefficients(grams, &agreed.losses, &agreed.weights, at.step)?;
+            Ok((gram, chosen))
+        });
+        let (gram, coefficients) = match chosen {
+            Ok(chosen) if agreed.refused.is_none() => chosen,
+            refused => {
+                let bad = |bad: crate::balance::NotFinite| format!("the gradient of {}", names(&self.tasks, &bad.0));
+                agreed.refused = agreed.refused.or(refused.err().map(bad));
+                return Ok(Local { grads: None, pending: LossSums::default(), agreed: Some(agreed) });
+            }
+        };
+        let c = coefficients.shared.as_ref().and_then(|groups| groups.first()).unwrap_or(&agreed.weights);
+        let factors = per_count(c, &agreed.counts.total);
+        let grads = phases.time(Phase::Update, || combined(&self.model.params, rows, &factors));
+        agreed.gram = Some(gram);
+        agreed.coefficients = Some(coefficients);
+        Ok(Local { grads: Some(grads), pending: LossSums::default(), agreed: Some(agreed) })
+    }
+}
+
+/// The rows of the shared parameters, each coordinate with its number among them, without padding.
+fn spans<'a, F: TorchReal>(params: &Params, rows: &'a Grads) -> Vec<Span<'a, F>> {
+    let (mut spans, mut place) = (Vec::new(), 0);
+    for (entry, rows) in params.entries.iter().zip(&rows.rows).filter(|(e, _)| params.is_shared(e)) {
+        for (&row, tensor) in entry.scope.iter().zip(rows) {
+            if let Some(tensor) = tensor.tensor() {
+                spans.push(Span { row, place, values: numbers::<F>(tensor) });
+            }
+        }
+        place += entry.range.len() as u64;
+    }
+    spans
+}
+
+/// One row: `sum_t factors[t] * row t` for shared parameters, and the tasks' own rows as they are.
+fn combined(params: &Params, mut rows: Grads, factors: &[f64]) -> Grads {
+    let _no_grad = tch::no_grad_guard();
+    let mut grads = Grads::zero(SharedRows::Combined, params);
+    for (e, entry) in params.entries.iter().enumerate() {
+        let shared = params.is_shared(entry);
+        let taken: Vec<(f64, Tensor)> = (0..rows.rows[e].len())
+            .filter_map(|row| Some((if shared { factors[entry.scope[row]] } else { 1.0 }, rows.take(e, row)?)))
+            .collect();
+        for (factor, row) in taken {
+            grads.add(e, 0, if factor == 1.0 { row } else { row * factor });
+        }
+    }
+    grads
+}
