@@ -22,8 +22,8 @@ use tch::Device;
 /// Deadlines that a test can wait for.
 fn quick() -> NcclOptions {
     NcclOptions {
-        init_deadline: Duration::from_secs(20),
-        deadline: Duration::from_secs(20),
+        init_deadline: Duration::from_secs(10),
+        deadline: Duration::from_secs(10),
         close_deadline: Duration::from_millis(300),
         ..NcclOptions::default()
     }

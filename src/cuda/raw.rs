@@ -89,8 +89,8 @@ impl Api {
 
     /// Takes the functions from libraries that stay loaded.
     pub fn find(libraries: &[Library]) -> Result<Api, CudaError> {
-        let missing =
-            |symbol| CudaError::Absent(format!("`{symbol}` is missing; expected libtorch {}", crate::LIBTORCH_VERSION));
+        let hint = "hint: use the libtorch that polytask was built for";
+        let missing = |symbol| CudaError::Absent(format!("`{symbol}` is missing\n  {hint}"));
         Ok(Api { runtime: Runtime::find(libraries).map_err(missing)?, torch: Torch::find(libraries).map_err(missing)? })
     }
 }

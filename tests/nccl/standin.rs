@@ -8,7 +8,7 @@ use std::process::Command;
 /// Set in the process that runs a test's body, to the test's name.
 const INSIDE: &str = "POLYTASK_TEST_INSIDE";
 /// Far more than any body needs.
-const LIMIT_S: u32 = 120;
+const LIMIT_S: u32 = 60;
 
 /// The stand-in, built once for its sources.
 pub fn library() -> PathBuf {
