@@ -14,6 +14,7 @@ use clap::Args;
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Instant;
+use tch::Device;
 
 /// Takes training steps and reports where their time goes: median, 10th and 90th percentile of the step and of each
 /// phase, samples per second, bytes that a rank sends per step (by the program's own count), and peak memory. Writes
@@ -41,6 +42,12 @@ struct Times {
     samples: u64,
     shared: usize,
     private: usize,
+    /// How often a step waited for the device, at most.
+    waits: u64,
+    device: Device,
+    /// Milliseconds per step of exchanges between devices.
+    exchange_ms: Option<f64>,
+    memory_mib: Option<f64>,
 }
 
 impl BenchArgs {
@@ -62,18 +69,26 @@ impl BenchArgs {
 
     fn measure<F: Stored>(&self, config: &Config, comm: &dyn Collective) -> Result<Times> {
         let dataset = Arc::new(setup::open_data(config, None, comm)?);
-        let mut learner = setup::build_learner::<F>(config, &dataset, device::choose(config, comm)?, comm)?;
+        let device = device::choose(config, comm)?;
+        let mut learner = setup::build_learner::<F>(config, &dataset, device, comm)?;
         let sampler = dataset.sampler(config)?;
         let samples = sampler.samples_per_step() as u64;
         let (world, batch) = (comm.world(), &config.batch);
         let independent = config.balance.independent_batches();
-        let mut loader = Loader::new(dataset, sampler, world, batch.accumulate, independent, batch.prefetch, 0)?;
+        let mut loader = Loader::new(dataset, sampler, world, batch.accumulate, independent, batch.prefetch, 0, device)?;
         let params = &learner.model.params;
         let (shared, private) = (params.n_shared(), params.n_private());
-        let mut times = Times { step: Vec::new(), phases: Vec::new(), bytes: 0, samples, shared, private };
+        let (step, phases) = (Vec::new(), Vec::new());
+        let (exchange_ms, memory_mib) = (None, None);
+        let mut times =
+            Times { step, phases, bytes: 0, samples, shared, private, waits: 0, device, exchange_ms, memory_mib };
+        let mut exchanged_ms = None;
         for step in 0..self.warmup + self.steps {
             comm.barrier()?;
-            let (start, sent) = (Instant::now(), comm.bytes_sent());
+            if step == self.warmup {
+                exchanged_ms = learner.exchange_ms();
+            }
+            let (start, sent, waits) = (Instant::now(), learner.bytes_sent(comm), ffi::reads_here());
             let (batches, wait_ms) = loader.next()?;
             ffi::seed_torch(seed(config.run.seed, Stream::Model, step, world.rank as u64));
             let lr = optim::lr(&config.schedule, config.optim.lr(), step, self.warmup + self.steps);
@@ -84,9 +99,13 @@ impl BenchArgs {
                 let mut phases = report.phases.0;
                 phases[Phase::Data as usize] += wait_ms;
                 times.phases.push(phases);
-                times.bytes = comm.bytes_sent() - sent;
+                times.bytes = learner.bytes_sent(comm) - sent;
+                times.waits = times.waits.max(ffi::reads_here() - waits);
             }
         }
+        times.memory_mib = device::memory_mib(device);
+        let spent = learner.exchange_ms().zip(exchanged_ms).map(|(now, before)| now - before);
+        times.exchange_ms = spent.map(|ms| ms / self.steps.max(1) as f64);
         Ok(times)
     }
 
@@ -113,6 +132,11 @@ impl BenchArgs {
                 "samples_per_s": samples_per_s,
                 "bytes_per_step": times.bytes,
                 "peak_rss_mib": peak,
+                "device": device::name(times.device),
+                "syncs_per_step": times.waits,
+                "device_memory_mib": times.memory_mib,
+                "exchange_ms": times.exchange_ms,
+                "exposed": times.exposed(&phases),
             });
             return text::print(format_args!("{object}\n"));
         }
@@ -136,7 +160,25 @@ impl BenchArgs {
         text::print(format_args!(
             "{samples_per_s:.0} samples/s, {} bytes sent per rank and step, {peak:.0} MiB at most\n",
             text::count(times.bytes as usize)
-        ))
+        ))?;
+        if let Some(memory) = times.memory_mib {
+            let (name, waits) = (device::name(times.device), times.waits);
+            text::print(format_args!("{name}: {memory:.0} MiB in use, {waits} waits of the host per step\n"))?;
+        }
+        match (times.exchange_ms, times.exposed(&phases)) {
+            (Some(ms), Some(share)) => {
+                text::print(format_args!("exchanges: {ms:.3} ms per step, {:.1} % of it exposed\n", 100.0 * share))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Times {
+    /// Share of the exchanges between devices for which the computation waited.
+    fn exposed(&self, phases: &[(&str, [f64; 3])]) -> Option<f64> {
+        let waited = phases[Phase::Reduce as usize].1[0] + phases[Phase::Gather as usize].1[0];
+        self.exchange_ms.filter(|ms| *ms > 0.0).map(|ms| (waited / ms).min(1.0))
     }
 }
 

@@ -68,6 +68,12 @@ pub trait TensorCollective {
     /// Those of `body`, or of the launch.
     fn grouped(&self, body: &mut dyn FnMut() -> Result<()>) -> Result<()>;
 
+    /// Milliseconds that the queue of exchanges has been busy so far, waits for other ranks included; `None` if nobody
+    /// knows. What of it the computation has waited for, it has waited for in [`Self::join`].
+    fn busy_ms(&self) -> Option<f64> {
+        None
+    }
+
     /// Bytes this rank has sent so far, by the formulas of [`Collective::bytes_sent`].
     fn bytes_sent(&self) -> u64;
 }

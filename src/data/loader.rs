@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
+use tch::Device;
 
 /// Yields the micro-batches of one step after the other. Dropping it ends its thread.
 #[derive(Debug)]
@@ -27,10 +28,12 @@ enum Source {
 
 impl Loader {
     /// A loader whose first step is `first_step`. `prefetch` steps are prepared ahead (0: none, and no thread). A step's
-    /// rows are divided into `independent` batches before they are divided over ranks; `accumulate` is a multiple of it.
+    /// rows are divided into `independent` batches before they are divided over ranks; `accumulate` is a multiple of it. For a
+    /// GPU, batches are put into page-locked memory, from which it copies by itself.
     ///
     /// # Errors
     /// The thread cannot be started.
+    #[expect(clippy::too_many_arguments, reason = "a loader is made in two places, each argument once")]
     pub fn new(
         dataset: Arc<Dataset>,
         sampler: Sampler,
@@ -39,9 +42,10 @@ impl Loader {
         independent: usize,
         prefetch: usize,
         first_step: u64,
+        device: Device,
     ) -> Result<Loader, DataError> {
         let (accumulate, independent) = (accumulate.max(1), independent.max(1));
-        let mut steps = Steps { dataset, sampler, world, accumulate, independent, step: first_step };
+        let mut steps = Steps { dataset, sampler, world, accumulate, independent, step: first_step, device };
         if prefetch == 0 {
             return Ok(Loader(Source::Inline(Box::new(steps))));
         }
@@ -107,13 +111,15 @@ struct Steps {
     accumulate: usize,
     independent: usize,
     step: u64,
+    device: Device,
 }
 
 impl Steps {
     fn next(&mut self) -> Vec<Batch> {
         let rows = self.sampler.rows(self.step);
         self.step += 1;
-        (0..self.accumulate).map(|micro| self.batch(&rows, micro)).collect()
+        let placed = |batch: Batch| if self.device.is_cuda() { batch.pinned(self.device) } else { batch };
+        (0..self.accumulate).map(|micro| placed(self.batch(&rows, micro))).collect()
     }
 
     fn batch(&self, rows: &[(usize, Vec<u32>)], micro: usize) -> Batch {
@@ -167,7 +173,7 @@ mod tests {
 
     fn loader(data: &(Config, Arc<Dataset>), world: World, accumulate: usize, prefetch: usize, first: u64) -> Loader {
         let sampler = data.1.sampler(&data.0).unwrap();
-        Loader::new(data.1.clone(), sampler, world, accumulate, 1, prefetch, first).unwrap()
+        Loader::new(data.1.clone(), sampler, world, accumulate, 1, prefetch, first, Device::Cpu).unwrap()
     }
 
     fn list(tensor: &tch::Tensor) -> Vec<f64> {

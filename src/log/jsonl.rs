@@ -72,7 +72,7 @@ pub fn train(record: &TrainRecord) -> Value {
     let some = |values: &[f64]| values.iter().map(|v| Some(*v)).collect::<Vec<_>>();
     let grad_norm = record.grad_norm.as_ref().map(|norms| by_task(&record.tasks, &some(norms)));
     let time_ms: Map<String, Value> = record.time_ms.iter().map(|(phase, ms)| (phase.to_string(), json!(ms))).collect();
-    json!({
+    let mut line = json!({
         "kind": "train",
         "step": record.step,
         "epoch": record.epoch,
@@ -87,7 +87,15 @@ pub fn train(record: &TrainRecord) -> Value {
         "samples_per_s": record.samples_per_s,
         "bytes_per_step": record.bytes_per_step,
         "skipped": record.skipped,
-    })
+    });
+    if let Some(device) = &record.device {
+        line["device_memory_mib"] = json!(device.memory_mib);
+        if let Some((ms, exposed)) = device.exchange {
+            line["exchange_ms"] = json!(ms);
+            line["exposed"] = json!(exposed);
+        }
+    }
+    line
 }
 
 /// An evaluation as the object of its line.
@@ -194,6 +202,15 @@ mod tests {
                 .to_owned()
                 + r#""score":0.5,"best":true,"seconds":0.25}"#
         );
+    }
+
+    #[test]
+    fn what_a_device_has_is_there_with_a_device_alone() {
+        let alone = train(&crate::log::samples::train_record());
+        assert!(alone.get("device_memory_mib").is_none() && alone.get("exposed").is_none());
+        let device = Some(DeviceRecord { memory_mib: 512.0, exchange: Some((4.0, 0.25)) });
+        let line = train(&TrainRecord { device, ..crate::log::samples::train_record() });
+        assert_eq!((&line["device_memory_mib"], &line["exchange_ms"], &line["exposed"]), (&json!(512.0), &json!(4.0), &json!(0.25)));
     }
 
     #[test]

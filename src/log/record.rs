@@ -119,6 +119,17 @@ pub struct TrainRecord {
     pub bytes_per_step: u64,
     /// Steps skipped so far because a value was not finite.
     pub skipped: u64,
+    /// What only a device has.
+    pub device: Option<DeviceRecord>,
+}
+
+/// What is known of a device and of the exchange between devices.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DeviceRecord {
+    /// Memory in use on rank 0's device in MiB, by whomever.
+    pub memory_mib: f64,
+    /// Milliseconds per step that exchanges took, and the share of it for which the computation waited; `None` on one rank.
+    pub exchange: Option<(f64, f64)>,
 }
 
 /// A task and its metrics by name; `None`: not defined on this data.

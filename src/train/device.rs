@@ -8,6 +8,7 @@ use crate::config::{Backend, Config};
 use crate::cuda::{Cuda, CudaError};
 use crate::error::{Error, Result};
 use crate::ffi;
+use crate::train::clock;
 use crate::world::World;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,7 +39,8 @@ pub fn choose(config: &Config, comm: &dyn Collective) -> Result<Device> {
     }
     if let Device::Cuda(index) = device {
         told(ffi::allow_tf32(config.train.tf32))?;
-        agree(comm, Cuda::load().and_then(|cuda| cuda.set_device(index)).map_err(usage))?;
+        let ready = Cuda::load().and_then(|cuda| cuda.set_device(index).map(|()| cuda)).map_err(usage);
+        clock::time_on(agree(comm, ready)?, index);
     }
     Ok(device)
 }
@@ -123,6 +125,20 @@ fn index(wanted: &str, world: World, count: usize, shared: bool) -> Result<usize
              `train.device: cpu`"
         ))),
     }
+}
+
+/// `cpu`, or `cuda:0` with the product's name.
+pub fn name(device: Device) -> String {
+    let Device::Cuda(index) = device else { return "cpu".into() };
+    let product = Cuda::load().and_then(|cuda| cuda.device_name(index));
+    product.map_or_else(|_| format!("cuda:{index}"), |product| format!("cuda:{index} ({product})"))
+}
+
+/// Memory in use on a device in MiB, by whomever; `None` on a CPU.
+pub fn memory_mib(device: Device) -> Option<f64> {
+    let Device::Cuda(index) = device else { return None };
+    let (free, total) = Cuda::load().and_then(|cuda| cuda.memory(index)).ok()?;
+    Some((total - free) as f64 / f64::from(1 << 20))
 }
 
 /// How tensors on this device travel between ranks; `None`: alone, or by the ordinary collective.

@@ -1,5 +1,6 @@
 //! The training loop; alone in seeing every stage.
 
+pub mod clock;
 pub mod device;
 mod learner;
 pub mod persist;
@@ -22,7 +23,7 @@ use crate::config::{Config, NonFinite, Precision};
 use crate::data::{Dataset, Loader, Split};
 use crate::error::{Error, Result};
 use crate::eval::{evaluate, score};
-use crate::log::{EvalRecord, HParam, Logger, RunInfo, Status, Summary, TaskInfo, TrainRecord};
+use crate::log::{DeviceRecord, EvalRecord, HParam, Logger, RunInfo, Status, Summary, TaskInfo, TrainRecord};
 use crate::optim;
 use persist::Stored;
 use setup::choice_name;
@@ -128,7 +129,9 @@ impl<'a, F: Stored> Session<'a, F> {
         let sampler = self.dataset.sampler(config)?;
         let independent = config.balance.independent_batches();
         let (accumulate, prefetch, first) = (batch.accumulate, batch.prefetch, self.progress.step);
-        let mut loader = Loader::new(self.dataset.clone(), sampler, world, accumulate, independent, prefetch, first)?;
+        let device = self.learner.model.device();
+        let mut loader =
+            Loader::new(self.dataset.clone(), sampler, world, accumulate, independent, prefetch, first, device)?;
         let mut window = Window::new();
         while self.progress.step < self.total_steps && !self.is_impatient() {
             let step = self.progress.step;
@@ -209,6 +212,7 @@ impl<'a, F: Stored> Session<'a, F> {
         if !(due(self.config.log.every, step) || step == 1 || step == self.total_steps) {
             return;
         }
+        let device = self.device_record(window);
         let (time_ms, steps_per_s, bytes_per_step) = window.close();
         self.logger.train(&TrainRecord {
             step,
@@ -226,7 +230,14 @@ impl<'a, F: Stored> Session<'a, F> {
             samples_per_s: steps_per_s * self.samples_per_step as f64,
             bytes_per_step,
             skipped: self.progress.skipped,
+            device,
         });
+    }
+
+    /// What is known of the device since the last record; `None` on a CPU.
+    fn device_record(&self, window: &mut Window) -> Option<DeviceRecord> {
+        let exchange = self.learner.exchange_ms().map(|so_far| window.exchange(so_far));
+        Some(DeviceRecord { memory_mib: device::memory_mib(self.learner.model.device())?, exchange })
     }
 
     fn epoch(&self) -> f64 {
@@ -419,7 +430,7 @@ fn run_info<F: Stored>(config: &Config, learner: &Learner<F>, total_steps: u64, 
         name: config.run.name.clone(),
         tasks: config.tasks.iter().map(task).collect(),
         world_size: comm.world().size,
-        device: "cpu".into(),
+        device: device::name(learner.model.device()),
         n_params_shared: learner.model.params.n_shared() as u64,
         n_params_private: learner.model.params.n_private() as u64,
         total_steps,

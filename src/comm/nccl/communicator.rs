@@ -245,6 +245,10 @@ impl TensorCollective for Nccl {
         if outermost { self.record() } else { Ok(()) }
     }
 
+    fn busy_ms(&self) -> Option<f64> {
+        self.shared.with("busy_ms", |_| Ok(self.shared.queue.busy_ms()?)).ok()
+    }
+
     fn bytes_sent(&self) -> u64 {
         self.traffic.bytes()
     }

@@ -3,8 +3,9 @@
 use super::checked::{Comm, EARLIER, poll_until};
 use super::error::NcclError;
 use super::raw::StreamHandle;
-use crate::cuda::{Cuda, CudaError, Event, Stream};
-use std::sync::{Arc, Mutex, PoisonError};
+use crate::cuda::{Cuda, CudaError, Event, Stream, elapsed_ms};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// A stream, and the events that order it with libtorch's.
@@ -14,7 +15,50 @@ pub(super) struct Queue {
     forked: Event,
     joined: Event,
     marks: Arc<Pool>,
+    spans: Mutex<Spans>,
     on_host: bool,
+}
+
+/// When the queue was busy: from a fork to the next fork or join.
+#[derive(Default)]
+struct Spans {
+    free: Vec<Event>,
+    start: Option<Event>,
+    ended: VecDeque<(Event, Event)>,
+    busy_ms: f64,
+}
+
+impl Spans {
+    fn mark(&mut self, queue: &Queue) -> Result<Event, CudaError> {
+        let event = self.free.pop().map_or_else(|| Event::timed(queue.cuda, queue.stream.device()), Ok)?;
+        event.record(&queue.stream)?;
+        Ok(event)
+    }
+
+    fn begin(&mut self, queue: &Queue) -> Result<(), CudaError> {
+        self.start = Some(self.mark(queue)?);
+        Ok(())
+    }
+
+    fn end(&mut self, queue: &Queue) -> Result<(), CudaError> {
+        if let Some(start) = self.start.take() {
+            let end = self.mark(queue)?;
+            self.ended.push_back((start, end));
+        }
+        Ok(())
+    }
+
+    /// Adds up the spans that the device has passed.
+    fn collect(&mut self) -> Result<f64, CudaError> {
+        while let Some((start, end)) = self.ended.front() {
+            let Some(ms) = elapsed_ms(start, end)? else { break };
+            self.busy_ms += f64::from(ms);
+            if let Some((start, end)) = self.ended.pop_front() {
+                self.free.extend([start, end]);
+            }
+        }
+        Ok(self.busy_ms)
+    }
 }
 
 impl Queue {
@@ -27,6 +71,7 @@ impl Queue {
             forked: Event::new(cuda, device)?,
             joined: Event::new(cuda, device)?,
             marks: Arc::new(Pool { cuda, device, free: Mutex::default() }),
+            spans: Mutex::default(),
             on_host,
         })
     }
@@ -39,13 +84,25 @@ impl Queue {
     /// What is launched from now on waits for libtorch's stream as it is now.
     pub fn fork(&self) -> Result<(), CudaError> {
         self.cuda.set_device(self.stream.device())?;
+        self.spans().end(self)?;
         self.forked.record(&self.computation()?)?;
-        self.stream.wait(&self.forked)
+        self.stream.wait(&self.forked)?;
+        self.spans().begin(self)
+    }
+
+    /// Milliseconds between forks and what follows them, as far as the device has come.
+    pub fn busy_ms(&self) -> Result<f64, CudaError> {
+        self.spans().collect()
+    }
+
+    fn spans(&self) -> MutexGuard<'_, Spans> {
+        self.spans.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// libtorch's stream waits for what was launched.
     pub fn join(&self, comm: &Comm, deadline: Duration) -> Result<(), NcclError> {
         let computation = self.computation()?;
+        self.spans().end(self)?;
         self.joined.record(&self.stream)?;
         computation.wait(&self.joined)?;
         let done = || comm.state(EARLIER).and_then(|_| Ok(computation.query()?));

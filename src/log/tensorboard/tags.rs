@@ -37,6 +37,11 @@ fn performance(record: &TrainRecord) -> Vec<Scalar> {
     out.push(("perf/samples_per_s".into(), record.samples_per_s));
     out.push(("perf/step_ms".into(), record.time_ms.iter().map(|(_, ms)| ms).sum()));
     out.push(("perf/bytes_per_step".into(), record.bytes_per_step as f64));
+    if let Some(device) = &record.device {
+        out.push(("perf/device_memory_mib".into(), device.memory_mib));
+        let exchange = device.exchange.into_iter();
+        out.extend(exchange.flat_map(|(ms, share)| [("perf/exchange_ms".into(), ms), ("perf/exposed".into(), share)]));
+    }
     out
 }
 
@@ -108,6 +113,9 @@ pub fn describe(tag: &str) -> &'static str {
         ("perf/samples_per_s", "Samples of all ranks per second."),
         ("perf/step_ms", "Milliseconds per step, mean since the last point."),
         ("perf/time_ms/", "Milliseconds per step spent in the phase, mean since the last point."),
+        ("perf/device_memory_mib", "Memory in use on rank 0's GPU, by whomever."),
+        ("perf/exchange_ms", "Milliseconds per step that exchanges between GPUs took."),
+        ("perf/exposed", "Share of these for which the computation waited."),
         ("perf/bytes_per_step", "Bytes one rank sends in a step, by the program's own count."),
         ("eval/", "Evaluation on the whole split, over all ranks."),
         ("", ""),

@@ -225,6 +225,11 @@ impl<F: TorchReal + Number> Learner<F> {
         }
     }
 
+    /// Milliseconds that exchanges between devices have taken so far; `None` without such.
+    pub fn exchange_ms(&self) -> Option<f64> {
+        if let Engine::Tensors(tensors) = &self.engine { tensors.exchange_ms() } else { None }
+    }
+
     /// Bytes this rank has sent so far, over all ways.
     pub fn bytes_sent(&self, comm: &dyn Collective) -> u64 {
         let beside = if let Engine::Tensors(tensors) = &self.engine { tensors.bytes_sent() } else { 0 };
@@ -249,6 +254,7 @@ impl<F: TorchReal + Number> Learner<F> {
         self.look_ahead(at, lr, &mut phases)?;
         let local = self.local(at, &mut phases)?;
         let mut report = self.descend(&at, lr, local, phases)?;
+        report.phases.collect();
         if report.refused.is_some() {
             return Ok(report);
         }

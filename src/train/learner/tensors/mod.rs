@@ -98,6 +98,11 @@ impl<F: TorchReal + Number> Tensors<F> {
         self.exchange.as_ref().map_or(0, |e| e.bytes_sent())
     }
 
+    /// Milliseconds that exchanges between devices have taken so far.
+    pub fn exchange_ms(&self) -> Option<f64> {
+        self.exchange.as_ref().and_then(|e| e.busy_ms())
+    }
+
     /// This rank's rows of one segment, `[R, block]`.
     fn block(&self, segment: usize, params: &Params) -> Tensor {
         let (block, range) = (&self.blocks[segment], &params.segments[segment].range);
