@@ -103,9 +103,14 @@ fn measure(case: &Case, exact: &Gram, dim: usize, numbers: &mut Vec<f32>) -> Res
     }
     let head = format!("| {} | {} | 2^{} |", case.name, case.rows.len(), dim.ilog2());
     let of = |k: usize| median(of_gram.iter().map(|e| e[k]).collect());
-    let worst = |values: &[Shift]| values.iter().map(|s| s.angle).fold(0.0, f64::max);
-    let angles =
-        shifts.iter().map(|s| format!(" {:.1} ({:.1}) |", median(s.iter().map(|s| s.angle).collect()), worst(s)));
+    let angles = shifts.iter().map(|s| {
+        let angles: Vec<f64> = s.iter().map(|s| s.angle).collect();
+        let worst = angles.iter().fold(0.0, |most: f64, x| most.max(*x));
+        match median(angles) {
+            middle if middle.is_nan() => " - |".to_owned(),
+            middle => format!(" {middle:.1} ({worst:.1}) |"),
+        }
+    });
     let coefs = shifts.iter().map(|s| format!(" {:.3} |", median(s.iter().map(|s| s.coef).collect())));
     Ok([
         format!("{head} {:.4} | {:.4} |{}", of(0), of(1), angles.collect::<String>()),
