@@ -75,7 +75,8 @@ impl BenchArgs {
         let samples = sampler.samples_per_step() as u64;
         let (world, batch) = (comm.world(), &config.batch);
         let independent = config.balance.independent_batches();
-        let mut loader = Loader::new(dataset, sampler, world, batch.accumulate, independent, batch.prefetch, 0, device)?;
+        let mut loader =
+            Loader::new(dataset, sampler, world, batch.accumulate, independent, batch.prefetch, 0, device)?;
         let params = &learner.model.params;
         let (shared, private) = (params.n_shared(), params.n_private());
         let (step, phases) = (Vec::new(), Vec::new());

@@ -181,6 +181,7 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
 mod tests {
     use super::super::samples::{eval_record, train_record};
     use super::*;
+    use crate::log::DeviceRecord;
     use std::sync::{Arc, Mutex};
 
     #[test]
@@ -206,11 +207,14 @@ mod tests {
 
     #[test]
     fn what_a_device_has_is_there_with_a_device_alone() {
-        let alone = train(&crate::log::samples::train_record());
+        let alone = train(&crate::log::samples::train_record(1, &["a"]));
         assert!(alone.get("device_memory_mib").is_none() && alone.get("exposed").is_none());
         let device = Some(DeviceRecord { memory_mib: 512.0, exchange: Some((4.0, 0.25)) });
-        let line = train(&TrainRecord { device, ..crate::log::samples::train_record() });
-        assert_eq!((&line["device_memory_mib"], &line["exchange_ms"], &line["exposed"]), (&json!(512.0), &json!(4.0), &json!(0.25)));
+        let line = train(&TrainRecord { device, ..crate::log::samples::train_record(1, &["a"]) });
+        assert_eq!(
+            (&line["device_memory_mib"], &line["exchange_ms"], &line["exposed"]),
+            (&json!(512.0), &json!(4.0), &json!(0.25))
+        );
     }
 
     #[test]

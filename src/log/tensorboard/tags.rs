@@ -101,7 +101,7 @@ pub fn eval(record: &EvalRecord) -> Vec<Scalar> {
 
 /// What a tag means, shown beside its chart.
 pub fn describe(tag: &str) -> &'static str {
-    const TEXTS: [(&str, &str); 14] = [
+    const TEXTS: [(&str, &str); 17] = [
         ("train/loss/", "Mean training loss of the task over the global batch."),
         ("train/weight/", "Weight of the task's loss, before gradient surgery."),
         ("train/coef/", "Coefficient of the task's gradient in the update of the shared parameters."),
