@@ -11,6 +11,7 @@ use rand::RngExt;
 use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
+use tch::{Device, TchError};
 
 /// Parameters of the rows that are made up.
 pub const P: usize = 1 << 20;
@@ -101,8 +102,8 @@ fn mixed(parts: &[(f32, &Vec<f32>)]) -> Vec<f32> {
 pub fn tox21() -> Result<Case, Box<dyn Error>> {
     let config = load(Path::new("configs/tox21.yaml"), &["train.device=cpu".into()])?;
     let dataset = Arc::new(setup::open_data(&config, None, &Solo)?);
-    let mut learner: Learner<f32> = setup::build_learner(&config, &dataset, &Solo)?;
-    let mut loader = Loader::new(dataset.clone(), dataset.sampler(&config)?, World::SOLO, 1, 1, 0, 0)?;
+    let mut learner: Learner<f32> = setup::build_learner(&config, &dataset, Device::Cpu, &Solo)?;
+    let mut loader = Loader::new(dataset.clone(), dataset.sampler(&config)?, World::SOLO, 1, 1, 0, 0, Device::Cpu)?;
     for step in 0..STEPS {
         learner.step(step, 1e-3, &loader.next()?.0, &Solo)?;
     }
@@ -111,7 +112,8 @@ pub fn tox21() -> Result<Case, Box<dyn Error>> {
     let mut grads = Grads::zero(SharedRows::Tasks { batches: 1 }, params);
     for batch in loader.next()?.0 {
         let pass = forward(&learner.model, &learner.losses, &batch, &vec![true; n_tasks], true);
-        task_grads(params, &pass.terms, 0, &mut grads)?;
+        let mut done = |_: &mut Grads, _| Ok::<_, TchError>(());
+        task_grads(params, &pass.terms, 0, &mut grads, &mut done)?;
     }
     let mut rows = vec![Vec::new(); n_tasks];
     for (entry, of_entry) in params.entries.iter().zip(&grads.rows).filter(|(entry, _)| params.is_shared(entry)) {
