@@ -2,7 +2,7 @@
 
 use crate::standin::{alone, alone_with, incomplete, library, with_function};
 use crate::{quick, ranks};
-use polytask::comm::nccl::{Library, Nccl, NcclError, NcclOptions, Version};
+use polytask::comm::nccl::{Library, Nccl, NcclError, NcclOptions, Version, make_deterministic};
 use polytask::comm::tensors::TensorCollective;
 use polytask::comm::{Collective, CommError, Solo, Threads};
 use std::ffi::c_int;
@@ -173,6 +173,28 @@ fn settings_that_come_too_late_are_refused() {
         let words = "NCCL was to be made deterministic, but the environment lacks NCCL_ALGO=Ring NCCL_NVLS_ENABLE=0 and can \
                      no longer be changed\n  hint: set it where the job is started (mpirun: -x NAME=value)";
         assert_eq!(refused(2, &DETERMINISTIC()), [words.to_owned(), format!("rank 0: {words}")]);
+    });
+}
+
+/// As first thing in `main`: a forked process has one thread.
+#[test]
+fn settings_are_made_while_there_is_one_thread() {
+    let test = "connecting::settings_are_made_while_there_is_one_thread";
+    alone_with(test, "", &[("NCCL_PROTO", "LL128")], || {
+        // SAFETY: the other threads wait for this one and hold no locks; the child ends without running anything of theirs.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let made = make_deterministic().is_ok();
+            let set =
+                ["NCCL_ALGO", "NCCL_PROTO", "NCCL_NVLS_ENABLE"].map(|name| std::env::var(name).unwrap_or_default());
+            let right = made && set == ["Ring", "LL128", "0"];
+            // SAFETY: ends this process at once.
+            unsafe { libc::_exit(if right { 0 } else { 1 }) };
+        }
+        let mut status = -1;
+        // SAFETY: `status` is writable.
+        assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+        assert_eq!(status, 0);
     });
 }
 
