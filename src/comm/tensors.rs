@@ -9,7 +9,7 @@
 use super::{Collective, CommError, Number};
 use crate::ffi::{self, TorchReal};
 use crate::world::World;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 type Result<T> = std::result::Result<T, CommError>;
 
@@ -89,6 +89,10 @@ impl OnHost<'_> {
         f32s: impl FnOnce(&mut [f32]) -> Result<()>,
         f64s: impl FnOnce(&mut [f64]) -> Result<()>,
     ) -> Result<()> {
+        if data.device() != Device::Cpu {
+            let reason = format!("a tensor on {:?} needs an exchange between devices (NCCL)", data.device());
+            return Err(CommError::Failed { op, reason });
+        }
         let mut data = data.shallow_clone();
         match data.kind() {
             Kind::Float => f32s(ffi::numbers_mut(&mut data)),

@@ -124,6 +124,14 @@ impl<'a, F: Stored> Session<'a, F> {
     }
 
     fn run(mut self, stop: &StopFlag) -> Result<Outcome> {
+        let outcome = self.train(stop);
+        if outcome.as_ref().is_err_and(Error::is_local) {
+            self.learner.abandon_exchange();
+        }
+        outcome
+    }
+
+    fn train(&mut self, stop: &StopFlag) -> Result<Outcome> {
         let config = self.config;
         let (world, batch) = (self.comm.world(), &config.batch);
         let sampler = self.dataset.sampler(config)?;

@@ -225,6 +225,14 @@ impl<F: TorchReal + Number> Learner<F> {
         }
     }
 
+    /// Leaves the exchange between devices as it is, for the way out after an error that other ranks do not share: closing
+    /// it would wait for them.
+    pub fn abandon_exchange(&mut self) {
+        if let Engine::Tensors(tensors) = &mut self.engine {
+            tensors.abandon_exchange();
+        }
+    }
+
     /// Milliseconds that exchanges between devices have taken so far; `None` without such.
     pub fn exchange_ms(&self) -> Option<f64> {
         if let Engine::Tensors(tensors) = &self.engine { tensors.exchange_ms() } else { None }

@@ -93,6 +93,11 @@ impl<F: TorchReal + Number> Tensors<F> {
         self.exchange = Some(exchange);
     }
 
+    /// Neither uses nor closes the exchange any more.
+    pub fn abandon_exchange(&mut self) {
+        std::mem::forget(self.exchange.take());
+    }
+
     /// Bytes sent beside those of the ordinary collective.
     pub fn bytes_sent(&self) -> u64 {
         self.exchange.as_ref().map_or(0, |e| e.bytes_sent())
