@@ -23,13 +23,33 @@ fn abort_all_on_panic() {
             return; // a damaged file made a library panic, and the reader turns that into an error
         }
         let rank = comm::rank_by_launcher();
+        if is_out_of_memory(info) {
+            let _ = writeln!(std::io::stderr(), "[rank {rank}] error: {}", OUT_OF_MEMORY);
+            end(exit::DATA);
+        }
         // Not `eprintln!`, which panics where standard error is closed.
         let _ =
             writeln!(std::io::stderr(), "polytask: internal error on rank {rank}; this is a bug, please report it:");
         usual(info);
-        #[cfg(feature = "mpi")]
-        comm::mpi::abort_if_connected(exit::BUG);
-        #[allow(clippy::disallowed_methods)] // without MPI this is the abort
-        std::process::exit(exit::BUG.into());
+        end(exit::BUG);
     }));
+}
+
+const OUT_OF_MEMORY: &str = "not enough memory for this step
+  hint: a smaller `batch.per_task`, or the same batch in parts (`batch.accumulate`); `train.precision: bf16`, \
+                             more ranks, or a GPU or node with more memory; `polytask check` estimates what a rank holds";
+
+/// libtorch's words for memory that is not there, on a GPU or on the host.
+fn is_out_of_memory(info: &std::panic::PanicHookInfo<'_>) -> bool {
+    let payload = info.payload();
+    let text = payload.downcast_ref::<String>().map(String::as_str).or_else(|| payload.downcast_ref::<&str>().copied());
+    text.is_some_and(|text| text.contains("out of memory") || text.contains("not enough memory: you tried to allocate"))
+}
+
+/// Ends the whole job.
+fn end(code: u8) {
+    #[cfg(feature = "mpi")]
+    comm::mpi::abort_if_connected(code);
+    #[allow(clippy::disallowed_methods)] // without MPI this is the abort
+    std::process::exit(code.into());
 }

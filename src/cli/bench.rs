@@ -104,9 +104,10 @@ impl BenchArgs {
                 times.waits = times.waits.max(ffi::reads_here() - waits);
             }
         }
-        times.memory_mib = device::memory_mib(device);
         let spent = learner.exchange_ms().zip(exchanged_ms).map(|(now, before)| now - before);
         times.exchange_ms = spent.map(|ms| ms / self.steps.max(1) as f64);
+        learner.close_exchange();
+        times.memory_mib = device::memory_mib(device);
         Ok(times)
     }
 

@@ -2,7 +2,7 @@
 
 use super::{ConfigArgs, text};
 use crate::comm::Solo;
-use crate::config::{Config, Optim, Precision, Reduction};
+use crate::config::{Config, Engine, Optim, Precision, Reduction, Wire};
 use crate::data::{Batch, Dataset, Split};
 use crate::error::{Error, Result, exit};
 use crate::model::{Params, Rows};
@@ -45,7 +45,13 @@ impl CheckArgs {
         let sampler = dataset.sampler(config)?;
         text::print(format_args!("{}\n", sources(config, dataset)))?;
         text::print(format_args!("inputs: {}\n\n", inputs(dataset)))?;
-        let mut learner = setup::build_learner::<F>(config, dataset, device::choose_or_cpu(config, &Solo)?, &Solo)?;
+        let device = device::choose_or_cpu(config, &Solo)?;
+        let mut trial = config.clone();
+        if !device.is_cuda() && config.train.device != "cpu" {
+            // A login node may lack the GPU of the run: compute as it would.
+            trial.train.engine = if config.comm.wire == Wire::F32 { trial.train.engine } else { Engine::Tensors };
+        }
+        let mut learner = setup::build_learner::<F>(&trial, dataset, device, &Solo)?;
         setup::probe(&learner, dataset)?;
         let independent = config.balance.independent_batches();
         let batches: Vec<Batch> = (0..independent).map(|_| setup::few_rows(dataset, self.rows)).collect();

@@ -1,6 +1,6 @@
 //! What a step sees of the data: inputs and targets of one rank's slice, as tensors on the host.
 
-use crate::ffi::send;
+use crate::ffi::{pinned, send};
 use tch::{Device, Tensor};
 
 /// Inputs of some samples of one source, already transformed. At least one field is there; all have `n` samples.
@@ -101,12 +101,10 @@ impl Batch {
         self.map(&|t| send(t, device))
     }
 
-    /// The same in page-locked memory of the host, from which a GPU copies by itself: for a loader's thread.
-    ///
-    /// # Panics
-    /// If there is no GPU.
-    pub fn pinned(&self, device: Device) -> Batch {
-        self.map(&|t| t.pin_memory(device))
+    /// The same in page-locked memory of the host, from which a GPU copies by itself: for a loader's thread. As it is, where no
+    /// memory can be locked.
+    pub fn pinned(&self) -> Batch {
+        self.map(&|t| pinned(t).unwrap_or_else(|_| t.shallow_clone()))
     }
 
     fn map(&self, f: &dyn Fn(&Tensor) -> Tensor) -> Batch {

@@ -118,7 +118,7 @@ impl Steps {
     fn next(&mut self) -> Vec<Batch> {
         let rows = self.sampler.rows(self.step);
         self.step += 1;
-        let placed = |batch: Batch| if self.device.is_cuda() { batch.pinned(self.device) } else { batch };
+        let placed = |batch: Batch| if self.device.is_cuda() { batch.pinned() } else { batch };
         (0..self.accumulate).map(|micro| placed(self.batch(&rows, micro))).collect()
     }
 

@@ -75,6 +75,37 @@ impl Shim {
     }
 }
 
+/// Whether a tensor lies in page-locked memory of the host. (`tch` would name a device, at which libtorch prints a warning every
+/// time.)
+pub fn is_pinned(tensor: &Tensor) -> bool {
+    one_of_two(c"aten::is_pinned", tensor).is_ok_and(|value| value & 1 == 1)
+}
+
+/// A copy in page-locked memory of the host.
+///
+/// # Errors
+/// If there is no device for which memory could be locked.
+pub fn pinned(tensor: &Tensor) -> Result<Tensor, String> {
+    let handle = one_of_two(c"aten::pin_memory", tensor)?;
+    // SAFETY: the operator returns a tensor: a handle that owns a reference, which is what a tch tensor is.
+    Ok(unsafe { Tensor::from_ptr(handle as *mut torch_sys::C_tensor) })
+}
+
+/// The result of an operator of a tensor and an optional device, which is left out.
+fn one_of_two(name: &CStr, tensor: &Tensor) -> Result<Value, String> {
+    let shim = Shim::get()?;
+    let mut handle = std::ptr::null_mut();
+    // SAFETY: as in `Shim::list`; the stack has a value per argument and takes over the handle.
+    unsafe {
+        if (shim.new_handle)(tensor.as_ptr().cast(), &raw mut handle) != 0 {
+            return Err("a reference to a tensor cannot be made".into());
+        }
+        let mut stack = [handle as Value, 0];
+        let status = (shim.call)(name.as_ptr(), c"".as_ptr(), stack.as_mut_ptr(), ABI);
+        if status == 0 { Ok(stack[0]) } else { Err(format!("libtorch refused {}", name.to_string_lossy())) }
+    }
+}
+
 /// Moves all parameters by Adam or AdamW, in place, with their moments. `step` counts from 1. The lists are parallel, of
 /// contiguous tensors of one kind on one device.
 ///
@@ -161,6 +192,16 @@ mod tests {
             let fused: Vec<f64> = Vec::try_from(&p).unwrap();
             assert!(fused.iter().zip(&own).all(|(a, b)| (a - b).abs() < 1e-12), "{fused:?} {own:?}");
             assert_ne!(fused, start);
+        }
+    }
+
+    #[test]
+    fn memory_is_locked_only_for_a_device() {
+        let tensor = Tensor::from_slice(&[1.0f32, 2.0]);
+        assert!(!is_pinned(&tensor));
+        match pinned(&tensor) {
+            Ok(copy) => assert!(is_pinned(&copy) && copy == tensor),
+            Err(words) => assert_eq!(words, "libtorch refused aten::pin_memory"),
         }
     }
 

@@ -3,7 +3,7 @@
 mod dispatch;
 mod modes;
 
-pub use dispatch::{FusedAdam, fused_adam};
+pub use dispatch::{FusedAdam, fused_adam, is_pinned, pinned};
 pub use modes::{allow_tf32, deterministic, in_full_precision};
 
 use crate::kernel::Real;
@@ -72,11 +72,9 @@ pub fn send(tensor: &Tensor, device: Device) -> Tensor {
     if tensor.device() == device {
         return tensor.shallow_clone();
     }
-    let source = if device.is_cuda() && tensor.device() == Device::Cpu && !tensor.is_pinned(device) {
-        tensor.pin_memory(device)
-    } else {
-        tensor.shallow_clone()
-    };
+    let lock = device.is_cuda() && tensor.device() == Device::Cpu && !is_pinned(tensor);
+    let locked = if lock { pinned(tensor).ok() } else { None };
+    let source = locked.unwrap_or_else(|| tensor.shallow_clone());
     source.to_dtype_layout((tensor.kind(), device), true, false)
 }
 

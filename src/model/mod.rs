@@ -22,7 +22,7 @@ pub trait Encoder {
     fn forward(&self, inputs: &Inputs, train: bool) -> Vec<Tensor>;
 
     /// Whether what comes before a stage reaches what comes after it through that stage's output alone: the backward
-    /// pass can then be cut there. Not so, for example, where a connection skips a stage.
+    /// pass can then be cut there. Not so, for example, where a connection skips a stage, or two stages share a parameter.
     fn is_chain(&self) -> bool {
         false
     }
@@ -97,12 +97,12 @@ impl std::fmt::Debug for Model {
 }
 
 impl Model {
-    #[allow(clippy::too_many_arguments)]
     /// Builds the configured model. The initial parameters depend on the seed alone. Segments of parameters end with the
     /// stage of the encoder once they hold `bucket` parameters.
     ///
     /// # Errors
     /// If the encoder cannot take the inputs, or a head asks for a stage that is not there.
+    #[expect(clippy::too_many_arguments, reason = "what a model is made of, each of another type")]
     pub fn build(
         config: &config::Model,
         dims: &InputDims,
@@ -198,7 +198,12 @@ impl Model {
         }
         let shared = self.params.segments.iter().filter(|s| matches!(s.rows, Rows::Shared(_)));
         let ends = shared.filter_map(|s| self.params.entries[self.params.entries_in(s)].last()?.stage);
-        let mut cuts: Vec<usize> = ends.filter(|&stage| stage < last).collect();
+        let mut cuts: Vec<usize> = ends.collect();
+        // Ranks send segments in one order, those of late stages first: it must be that of the buffer, backwards.
+        if !cuts.is_sorted() {
+            return Vec::new();
+        }
+        cuts.retain(|&stage| stage < last);
         cuts.dedup();
         cuts
     }

@@ -10,6 +10,7 @@
 
 use super::forward::{is_wanted, terms_of};
 use super::losses::TaskLoss;
+use super::products::row_products;
 use super::{Grads, Term};
 use crate::data::Batch;
 use crate::ffi::{TorchReal, numbers};
@@ -152,7 +153,7 @@ pub fn leaf_products(z: &LeafGrads, n_tasks: usize, device: Device) -> Tensor {
             let wide = if like.kind() == Kind::Double { Kind::Double } else { Kind::Float };
             let row = |t: &Option<&Tensor>| t.map_or_else(|| like.zeros_like(), Tensor::shallow_clone).reshape([-1]);
             let rows = Tensor::stack(&tensors.iter().map(row).collect::<Vec<_>>(), 0).to_kind(wide);
-            let _ = total.shallow_clone().g_add_(&rows.matmul(&rows.transpose(0, 1)).to_kind(Kind::Double));
+            let _ = total.shallow_clone().g_add_(&row_products(&rows));
         }
     }
     total

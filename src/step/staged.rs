@@ -27,7 +27,11 @@ pub fn staged_grads<E: From<TchError>>(
     grads: &mut Grads,
     done: &mut dyn FnMut(&mut Grads, usize) -> Result<(), E>,
 ) -> Result<(), E> {
-    let Some((sums, weighted)) = weighted_sum(&pass.terms, &factors.shared) else { return done(grads, 0) };
+    let first_of = |piece: usize| piece.checked_sub(1).map_or(0, |k: usize| cuts[k] + 1);
+    // Where nothing is left to compute, the pieces are complete in the same order.
+    let Some((sums, weighted)) = weighted_sum(&pass.terms, &factors.shared) else {
+        return (0..=cuts.len()).rev().try_for_each(|piece| done(grads, first_of(piece)));
+    };
     let (shared, private): (Vec<usize>, Vec<usize>) =
         (0..params.entries.len()).partition(|&e| params.is_shared(&params.entries[e]));
     if !factors.serve_private {
@@ -35,8 +39,7 @@ pub fn staged_grads<E: From<TchError>>(
     }
     let mut from = weighted;
     for piece in (0..=cuts.len()).rev() {
-        let (first, end) =
-            (piece.checked_sub(1).map_or(0, |k| cuts[k] + 1), cuts.get(piece).map_or(usize::MAX, |c| c + 1));
+        let (first, end) = (first_of(piece), cuts.get(piece).map_or(usize::MAX, |c| c + 1));
         let within = |e: &usize| params.entries[*e].stage.is_some_and(|stage| (first..end).contains(&stage));
         let mut entries: Vec<usize> = shared.iter().copied().filter(within).collect();
         if piece == cuts.len() {
@@ -62,7 +65,7 @@ pub fn staged_grads<E: From<TchError>>(
         let surrogates = ends.iter().zip(&at_ends).filter(|(_, z)| z.defined()).map(|(x, z)| (*x * z).sum(x.kind()));
         match surrogates.reduce(|a, b| a + b) {
             Some(next) => from = next,
-            None => return done(grads, 0),
+            None => return (0..piece).rev().try_for_each(|piece| done(grads, first_of(piece))),
         }
     }
     Ok(())

@@ -6,7 +6,7 @@
 use super::Term;
 use crate::ffi::send;
 use crate::model::{Entry, Params};
-use tch::{TchError, Tensor};
+use tch::{Kind, TchError, Tensor};
 
 /// What the rows of a shared parameter are. A parameter of one task alone always has one row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +78,10 @@ impl Grads {
         let slot = &mut self.rows[entry][row];
         *slot = match std::mem::replace(slot, Row::Zero) {
             Row::Zero => Row::Given(grad.contiguous()),
+            // Sums of halves are kept in 32 bits.
+            Row::Given(first) if first.kind() == Kind::BFloat16 => {
+                Row::Sum((first.to_kind(Kind::Float) + grad).contiguous())
+            }
             Row::Given(first) => Row::Sum((first + grad).contiguous()),
             Row::Sum(mut sum) => Row::Sum(sum.g_add_(&grad)),
         };

@@ -12,7 +12,7 @@ use crate::train::clock;
 use crate::world::World;
 use std::sync::Arc;
 use std::time::Duration;
-use tch::Device;
+use tch::{Device, Kind, Tensor};
 
 /// The device of this rank, ready for use, with libtorch's modes set as configured.
 ///
@@ -35,14 +35,27 @@ pub fn choose(config: &Config, comm: &dyn Collective) -> Result<Device> {
         )));
     }
     if config.comm.deterministic {
-        told(ffi::deterministic(true))?;
+        agree(comm, told(ffi::deterministic(true)))?;
     }
     if let Device::Cuda(index) = device {
-        told(ffi::allow_tf32(config.train.tf32))?;
-        let ready = Cuda::load().and_then(|cuda| cuda.set_device(index).map(|()| cuda)).map_err(usage);
-        clock::time_on(agree(comm, ready)?, index);
+        agree(comm, told(ffi::allow_tf32(config.train.tf32)))?;
+        clock::time_on(agree(comm, ready(index))?, index);
     }
     Ok(device)
+}
+
+/// Makes a GPU the one of this thread, and proves that libtorch can use it.
+fn ready(index: usize) -> Result<&'static Cuda> {
+    let cuda = Cuda::load().map_err(usage)?;
+    Tensor::f_zeros([1], (Kind::Float, Device::Cuda(index))).map(drop).map_err(|error| {
+        let words = error.to_string();
+        let first = words.lines().next().unwrap_or_default();
+        Error::Usage(format!(
+            "GPU {index} cannot be used: {first}\n  hint: `polytask doctor` and nvidia-smi look for the cause"
+        ))
+    })?;
+    cuda.set_device(index).map_err(usage)?;
+    Ok(cuda)
 }
 
 /// As [`choose`], for commands that can do without a GPU: where it is missing, all ranks take the CPU and say so.

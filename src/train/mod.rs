@@ -125,8 +125,8 @@ impl<'a, F: Stored> Session<'a, F> {
 
     fn run(mut self, stop: &StopFlag) -> Result<Outcome> {
         let outcome = self.train(stop);
-        if outcome.as_ref().is_err_and(Error::is_local) {
-            self.learner.abandon_exchange();
+        if !outcome.as_ref().is_err_and(Error::is_local) {
+            self.learner.close_exchange();
         }
         outcome
     }

@@ -5,8 +5,10 @@ use super::fixture::{config, learner, slice};
 use super::{BALANCE, STEPS, distance, flatten, train};
 use polytask::comm::{Collective, Number, Solo, Threads};
 use polytask::config::{Config, Engine, Precision, Wire};
+use polytask::data::Batch;
 use polytask::ffi::{self, TorchReal, values};
 use polytask::train::Learner;
+use polytask::world::World;
 
 fn on_tensors(config: &Config) -> Config {
     let mut config = config.clone();
@@ -79,6 +81,48 @@ fn every_optimizer_is_the_same_on_tensors() {
             }
         }
     }
+}
+
+#[test]
+fn a_rank_may_have_no_sample_at_all() {
+    tch::set_num_threads(1);
+    for balance in BALANCE {
+        let host = config(balance, "{sgd: {momentum: 0.9}}", "sharded");
+        let before = by_entry(&learner::<f64>(&host, &Solo), &start::<f64>(&host));
+        let alone = flatten(&train::<f64>(&host, &Solo, 1).0);
+        for config in [on_tensors(&host), host] {
+            let ranks = Threads::run(3, |comm| {
+                let mut learner = learner::<f64>(&config, &comm);
+                for step in 0..STEPS {
+                    // Ranks 0 and 2 share the batch, rank 1 has nothing of it.
+                    let two = World { rank: comm.world().rank / 2, size: 2, ..World::SOLO };
+                    let mut batches = slice(step, two, 1, &config);
+                    if comm.world().rank == 1 {
+                        batches.iter_mut().for_each(|batch| batch.parts.clear());
+                    }
+                    assert_eq!(learner.step(step, 0.05, &batches, &comm).unwrap().refused, None);
+                }
+                by_entry(&learner, &values::<f64>(&learner.model.params.flat))
+            });
+            assert!(ranks.iter().all(|r| *r == ranks[0]), "replicas differ: {balance}");
+            let d = distance(&alone, &ranks[0], &before);
+            assert!(d <= 1e-12, "{balance} {:?}: {d:e}", config.train.engine);
+        }
+    }
+}
+
+#[test]
+fn a_step_that_cannot_be_made_is_refused() {
+    let config = on_tensors(&config("{surgery: sdmgrad}", "{sgd: {}}", "sharded"));
+    let mut learner = learner::<f64>(&config, &Solo);
+    let mut batches = slice(0, Solo.world(), 1, &config);
+    let refused =
+        |learner: &mut Learner<f64>, batches: &[Batch]| learner.step(0, 0.1, batches, &Solo).unwrap_err().to_string();
+    assert_eq!(refused(&mut learner, &[]), "a step of 0 micro-batches: this balancing needs a multiple of 3, above 0");
+    assert!(refused(&mut learner, &batches[..2]).starts_with("a step of 2 micro-batches"));
+    let twice = slice(0, Solo.world(), 1, &config).remove(0).parts.remove(0);
+    batches[0].parts.push(twice);
+    assert_eq!(refused(&mut learner, &batches), "task `a` has targets in two parts of a micro-batch");
 }
 
 /// All heads on the last stage, three stages, and segments that end with each: the backward pass goes in pieces.

@@ -170,8 +170,8 @@ type NcclOptionsOf = fn() -> NcclOptions;
 fn settings_that_come_too_late_are_refused() {
     let test = "connecting::settings_that_come_too_late_are_refused";
     alone_with(test, "", &[("NCCL_PROTO", "LL128")], || {
-        let words = "NCCL was to be made deterministic, but the environment lacks NCCL_ALGO=Ring NCCL_NVLS_ENABLE=0 and can \
-                     no longer be changed\n  hint: set it where the job is started (mpirun: -x NAME=value)";
+        let words = "NCCL was to be made deterministic, but the environment lacks NCCL_ALGO=Ring NCCL_NVLS_ENABLE=0 \
+                     CUBLAS_WORKSPACE_CONFIG=:4096:8 and can no longer be changed\n  hint: set it where the job is started (mpirun: -x NAME=value)";
         assert_eq!(refused(2, &DETERMINISTIC()), [words.to_owned(), format!("rank 0: {words}")]);
     });
 }
@@ -200,7 +200,12 @@ fn settings_are_made_while_there_is_one_thread() {
 
 #[test]
 fn settings_of_the_user_are_kept() {
-    let own = [("NCCL_ALGO", "Tree"), ("NCCL_PROTO", "Simple"), ("NCCL_NVLS_ENABLE", "0")];
+    let own = [
+        ("NCCL_ALGO", "Tree"),
+        ("NCCL_PROTO", "Simple"),
+        ("NCCL_NVLS_ENABLE", "0"),
+        ("CUBLAS_WORKSPACE_CONFIG", ":16:8"),
+    ];
     alone_with("connecting::settings_of_the_user_are_kept", "", &own, || {
         ranks(2, &DETERMINISTIC(), |_, _| assert_eq!(std::env::var("NCCL_ALGO").unwrap(), "Tree"));
     });

@@ -246,7 +246,7 @@ impl TensorCollective for Nccl {
     }
 
     fn busy_ms(&self) -> Option<f64> {
-        self.shared.with("busy_ms", |_| Ok(self.shared.queue.busy_ms()?)).ok()
+        if self.shared.failed_before().is_some() { None } else { self.shared.queue.busy_ms() }
     }
 
     fn bytes_sent(&self) -> u64 {

@@ -5,7 +5,7 @@ use super::error::NcclError;
 use super::raw::StreamHandle;
 use crate::cuda::{Cuda, CudaError, Event, Stream, elapsed_ms};
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// A stream, and the events that order it with libtorch's.
@@ -15,7 +15,8 @@ pub(super) struct Queue {
     forked: Event,
     joined: Event,
     marks: Arc<Pool>,
-    spans: Mutex<Spans>,
+    /// `None` once the device could not be asked: times are for telemetry, and must not end a run.
+    spans: Mutex<Option<Spans>>,
     on_host: bool,
 }
 
@@ -71,7 +72,7 @@ impl Queue {
             forked: Event::new(cuda, device)?,
             joined: Event::new(cuda, device)?,
             marks: Arc::new(Pool { cuda, device, free: Mutex::default() }),
-            spans: Mutex::default(),
+            spans: Mutex::new(Some(Spans::default())),
             on_host,
         })
     }
@@ -84,25 +85,34 @@ impl Queue {
     /// What is launched from now on waits for libtorch's stream as it is now.
     pub fn fork(&self) -> Result<(), CudaError> {
         self.cuda.set_device(self.stream.device())?;
-        self.spans().end(self)?;
+        self.timed(|spans, queue| spans.end(queue));
         self.forked.record(&self.computation()?)?;
         self.stream.wait(&self.forked)?;
-        self.spans().begin(self)
+        self.timed(|spans, queue| spans.begin(queue));
+        Ok(())
     }
 
     /// Milliseconds between forks and what follows them, as far as the device has come.
-    pub fn busy_ms(&self) -> Result<f64, CudaError> {
-        self.spans().collect()
+    pub fn busy_ms(&self) -> Option<f64> {
+        self.timed(|spans, _| spans.collect())
     }
 
-    fn spans(&self) -> MutexGuard<'_, Spans> {
-        self.spans.lock().unwrap_or_else(PoisonError::into_inner)
+    fn timed<R>(&self, body: impl FnOnce(&mut Spans, &Queue) -> Result<R, CudaError>) -> Option<R> {
+        let mut spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner);
+        match body(spans.as_mut()?, self) {
+            Ok(result) => Some(result),
+            Err(error) => {
+                tracing::warn!("no more times of exchanges: {error}");
+                *spans = None;
+                None
+            }
+        }
     }
 
     /// libtorch's stream waits for what was launched.
     pub fn join(&self, comm: &Comm, deadline: Duration) -> Result<(), NcclError> {
         let computation = self.computation()?;
-        self.spans().end(self)?;
+        self.timed(|spans, queue| spans.end(queue).and_then(|()| spans.collect()));
         self.joined.record(&self.stream)?;
         computation.wait(&self.joined)?;
         let done = || comm.state(EARLIER).and_then(|_| Ok(computation.query()?));

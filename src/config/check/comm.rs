@@ -12,6 +12,10 @@ pub(super) fn check(config: &Config) -> Checked {
     let halves = config.comm.wire == Wire::Bf16;
     at.then("wire")
         .need(!halves || config.train.precision != Precision::F64, "rounds what `train.precision: f64` computes")?;
+    let rounds = config.train.precision == Precision::Bf16;
+    let looks_ahead = matches!(config.balance.weighting, Weighting::AutoLambda(_));
+    let message = "is too coarse for `auto_lambda`, which compares losses before and after a very small move";
+    At::key("train").then("precision").need(!rounds || !looks_ahead, message)?;
     let on_numbers = config.train.device == "cpu"
         && config.train.engine == Engine::Auto
         && config.train.precision != Precision::Bf16;
@@ -72,6 +76,7 @@ balance: {surgery: pcgrad}
             (&["comm.bucket_mb=0"][..], "must be greater than 0"),
             (&["comm.wire=bf16"], "needs tensors"),
             (&["comm.wire=bf16", "train.precision=f64"], "rounds what"),
+            (&["train.precision=bf16", "balance={weighting: auto_lambda}", "batch.accumulate=2"], "is too coarse for"),
             (&["comm.gram={sketch: {dim: 2}}"], "must be at least 64"),
             (&["comm.gram=sketch", "balance.surgery=graddrop"], "is for methods"),
             (&["comm.gram=sketch", "balance.surgery=none"], "is for methods"),

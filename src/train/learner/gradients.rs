@@ -323,8 +323,8 @@ impl LeafProducts {
             let (LeafProducts::Host { sums } | LeafProducts::Device { sums, .. }) = self;
             return add_leaf_gram::<F>(z, sums);
         }
-        let n_tasks = z.first().map_or(0, Vec::len);
-        let more = leaf_products(z, n_tasks, device);
+        let (LeafProducts::Host { sums } | LeafProducts::Device { sums, .. }) = &*self;
+        let more = leaf_products(z, sums.len().isqrt(), device);
         *self = match std::mem::replace(self, LeafProducts::Host { sums: Vec::new() }) {
             LeafProducts::Host { sums } => LeafProducts::Device { sums, enqueued: more },
             LeafProducts::Device { sums, enqueued } => LeafProducts::Device { sums, enqueued: enqueued + more },

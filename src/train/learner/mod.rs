@@ -29,7 +29,7 @@ use crate::comm::tensors::TensorCollective;
 use crate::comm::{Collective, Number};
 use crate::config::{self, Balance, Config, GramFrom, NonFinite, Optim, Precision, Reduction, Scope, Wire};
 use crate::data::Batch;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ffi::{self, TorchReal};
 use crate::model::{Model, Params, Rows};
 use crate::optim::Optimizer;
@@ -62,6 +62,8 @@ pub struct Learner<F> {
     reduction: Reduction,
     gram: GramFrom,
     layout: Layout,
+    /// Independent batches into which a step is divided.
+    independent: usize,
     seed: u64,
     /// Task names, for messages.
     tasks: Vec<String>,
@@ -213,6 +215,7 @@ impl<F: TorchReal + Number> Learner<F> {
             reduction: recipe.reduction,
             gram: recipe.gram,
             layout,
+            independent: recipe.balance.independent_batches(),
             seed: recipe.seed,
             tasks: recipe.tasks,
         }
@@ -225,11 +228,31 @@ impl<F: TorchReal + Number> Learner<F> {
         }
     }
 
-    /// Leaves the exchange between devices as it is, for the way out after an error that other ranks do not share: closing
-    /// it would wait for them.
-    pub fn abandon_exchange(&mut self) {
+    /// Whether a step can be made of these micro-batches: the same answer on all ranks that were given as many.
+    fn fits(&self, batches: &[Batch]) -> Result<()> {
+        let refuse = |words: String| Err(Error::Usage(words));
+        if batches.is_empty() || !batches.len().is_multiple_of(self.independent) {
+            let (n, of) = (batches.len(), self.independent);
+            return refuse(format!("a step of {n} micro-batches: this balancing needs a multiple of {of}, above 0"));
+        }
+        for batch in batches {
+            let mut tasks: Vec<usize> = batch.parts.iter().flat_map(|p| &p.targets).map(|t| t.task).collect();
+            tasks.sort_unstable();
+            if let Some(twice) = tasks.windows(2).find(|pair| pair[0] == pair[1]) {
+                return refuse(format!("task `{}` has targets in two parts of a micro-batch", self.tasks[twice[0]]));
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the exchange between devices in order. Without this it is left as it is, which is right on the way out after an
+    /// error that other ranks do not share: ending it would wait for them.
+    ///
+    /// # Collective
+    /// All ranks.
+    pub fn close_exchange(&mut self) {
         if let Engine::Tensors(tensors) = &mut self.engine {
-            tensors.abandon_exchange();
+            tensors.close_exchange();
         }
     }
 
@@ -253,6 +276,7 @@ impl<F: TorchReal + Number> Learner<F> {
     /// If a collective or libtorch fails. A loss or gradient that is not finite is no error: the step is refused on
     /// all ranks alike, and the report says what it was.
     pub fn step(&mut self, step: u64, lr: f64, batches: &[Batch], comm: &dyn Collective) -> Result<StepReport> {
+        self.fits(batches)?;
         let active = self.balancer.active(step);
         let device = self.model.device();
         let micro = |batch: &Batch| Micro { counts: counts(&self.losses, batch, &active), batch: batch.to(device) };

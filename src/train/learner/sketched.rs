@@ -54,16 +54,18 @@ impl<F: TorchReal + Number> Learner<F> {
         // Every rank has the whole sum: rank 0's bits count.
         let gram =
             phases.time(Phase::Balance, || sum.finish(total, total, &Sums::new(at.comm, false)))?.shared.remove(0);
+        if agreed.refused.is_some() {
+            return Ok(Local { grads: None, pending: LossSums::default(), agreed: Some(agreed) });
+        }
         let chosen = Gram::new(gram).and_then(|gram| {
             let grams = std::slice::from_ref(&gram);
             let chosen = self.balancer.coefficients(grams, &agreed.losses, &agreed.weights, at.step)?;
             Ok((gram, chosen))
         });
         let (gram, coefficients) = match chosen {
-            Ok(chosen) if agreed.refused.is_none() => chosen,
-            refused => {
-                let bad = |bad: crate::balance::NotFinite| format!("the gradient of {}", names(&self.tasks, &bad.0));
-                agreed.refused = agreed.refused.or(refused.err().map(bad));
+            Ok(chosen) => chosen,
+            Err(bad) => {
+                agreed.refused = Some(format!("the gradient of {}", names(&self.tasks, &bad.0)));
                 return Ok(Local { grads: None, pending: LossSums::default(), agreed: Some(agreed) });
             }
         };

@@ -26,13 +26,15 @@ use crate::optim::Optimizer;
 use crate::step::{LossSums, SharedRows};
 use products::Products;
 use rows::Buffers;
+use std::mem::ManuallyDrop;
 use std::ops::Range;
 use tch::{Kind, Tensor};
 
 /// Rows, states and updates of one rank, on its device.
 pub(super) struct Tensors<F> {
     /// The exchange between devices; `None`: tensors on the host, or a world of one.
-    exchange: Option<Box<dyn TensorCollective>>,
+    /// Never dropped by itself: closing waits for the other ranks.
+    exchange: Option<ManuallyDrop<Box<dyn TensorCollective>>>,
     sharded: bool,
     /// This rank's block of each segment.
     blocks: Vec<Range<usize>>,
@@ -75,7 +77,7 @@ impl<F: TorchReal + Number> Tensors<F> {
         Tensors {
             exchange: None,
             sharded: reduction == Reduction::Sharded,
-            buffers: Buffers::new(&params.segments, F::KIND, wire, device),
+            buffers: Buffers::new(params, F::KIND, wire),
             states: update::States::new(optim, &blocks, F::KIND, device),
             owners: products::Owners::new(&params.segments, &blocks, device),
             blocks,
@@ -90,12 +92,16 @@ impl<F: TorchReal + Number> Tensors<F> {
 
     /// Exchanges tensors over this from now on.
     pub fn exchange_over(&mut self, exchange: Box<dyn TensorCollective>) {
-        self.exchange = Some(exchange);
+        self.exchange = Some(ManuallyDrop::new(exchange));
     }
 
-    /// Neither uses nor closes the exchange any more.
-    pub fn abandon_exchange(&mut self) {
-        std::mem::forget(self.exchange.take());
+    /// Ends the exchange; all ranks.
+    pub fn close_exchange(&mut self) {
+        drop(self.exchange.take().map(ManuallyDrop::into_inner));
+    }
+
+    fn own_exchange(&self) -> Option<&dyn TensorCollective> {
+        self.exchange.as_ref().map(|exchange| &***exchange)
     }
 
     /// Bytes sent beside those of the ordinary collective.
@@ -116,7 +122,7 @@ impl<F: TorchReal + Number> Tensors<F> {
 
     /// The shards of all ranks become the parameters of all.
     pub fn gather(&mut self, params: &Params, comm: &dyn Collective) -> Result<(), CommError> {
-        super::engine::exchange(self.exchange.as_deref(), comm, |tensors| {
+        super::engine::exchange(self.own_exchange(), comm, |tensors| {
             tensors.fork()?;
             tensors.grouped(&mut || {
                 let whole = |r: &Range<usize>| params.flat.narrow(0, r.start as i64, r.len() as i64);

@@ -3,14 +3,11 @@
 use super::{Layout, Tensors};
 use crate::balance::global::GramSum;
 use crate::comm::Number;
-use crate::ffi::{TorchReal, in_full_precision};
+use crate::ffi::TorchReal;
 use crate::model::{Params, Rows, Segment};
+use crate::step::row_products;
 use std::ops::Range;
 use tch::{Device, Kind, Tensor};
-
-/// Columns whose products are added up in the rows' own precision; their sums are then added in 64 bits. Also the unit of
-/// parallel work: a product of a few very long rows would keep a few of a GPU's processors busy.
-const CHUNK: i64 = 1 << 15;
 
 /// Which task owns which of this rank's private coordinates.
 pub(super) struct Owners {
@@ -85,7 +82,7 @@ impl Products {
                     for (group, range) in layout.groups_in(block) {
                         let part = rows.narrow(1, (range.start - block.start) as i64, range.len() as i64);
                         items.push(Item::Gram { segment, group, n: part.size()[0] as usize });
-                        wanted.push(gram(&part));
+                        wanted.push(row_products(&part));
                     }
                 }
                 Rows::Private(_) => {
@@ -151,23 +148,6 @@ impl Products {
     }
 }
 
-/// Inner products `[R, R]` of long rows `[R, n]`.
-fn gram(rows: &Tensor) -> Tensor {
-    in_full_precision(|| chunked(rows))
-}
-
-fn chunked(rows: &Tensor) -> Tensor {
-    let (n_rows, n) = (rows.size()[0], rows.size()[1]);
-    let n_chunks = n / CHUNK;
-    let rest = rows.narrow(1, n_chunks * CHUNK, n - n_chunks * CHUNK);
-    let rest = rest.matmul(&rest.transpose(0, 1)).to_kind(Kind::Double);
-    if n_chunks == 0 {
-        return rest;
-    }
-    let chunks = rows.narrow(1, 0, n_chunks * CHUNK).reshape([n_rows, n_chunks, CHUNK]).transpose(0, 1);
-    chunks.bmm(&chunks.transpose(1, 2)).sum_dim_intlist([0i64].as_slice(), false, Kind::Double) + rest
-}
-
 /// Squared norms of ranges of a row, `[ranges]`: differences of a running sum, in a fixed number of operations however many
 /// ranges there are.
 fn squares(row: &Tensor, owned: &Owned) -> Tensor {
@@ -176,23 +156,6 @@ fn squares(row: &Tensor, owned: &Owned) -> Tensor {
     let from_zero = Tensor::cat(&[running.narrow(0, 0, 1).zeros_like(), running], 0);
     let at_edges = from_zero.index_select(0, &owned.edges);
     let n = owned.tasks.len() as i64;
-    at_edges.narrow(0, n, n) - at_edges.narrow(0, 0, n)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn long_rows_are_multiplied_in_chunks() {
-        for n in [1, CHUNK - 1, CHUNK, 2 * CHUNK + 17] {
-            // Every second column of a wider matrix's rows: the rows of a shard are as far apart as whole rows.
-            let wide = Tensor::randn([3, n + 5], (Kind::Float, Device::Cpu));
-            let rows = wide.narrow(1, 3, n);
-            let exact = rows.to_kind(Kind::Double);
-            let exact = exact.matmul(&exact.transpose(0, 1));
-            let error = (gram(&rows) - &exact).abs().max().double_value(&[]);
-            assert!(error < 1e-6 * exact.abs().max().double_value(&[]), "{n}: {error}");
-        }
-    }
+    // A running sum may round a range of zeros to a little less than nothing.
+    (at_edges.narrow(0, n, n) - at_edges.narrow(0, 0, n)).clamp_min(0.0)
 }

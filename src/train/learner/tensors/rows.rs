@@ -27,21 +27,31 @@ pub(super) struct Buffers {
     sent: Vec<Vec<bool>>,
     /// Rounded copies on their way: segment, row, numbers.
     rounded: Vec<(usize, i64, Tensor)>,
+    /// Zeros for what has no gradient, and for the gaps between parameters, of which the longest is so long.
+    zeros: Option<Tensor>,
+    longest_gap: usize,
 }
 
 impl Buffers {
-    pub fn new(segments: &[Segment], kind: Kind, wire: Kind, device: Device) -> Self {
-        let ranges = segments.iter().map(|s| s.range.clone()).collect();
-        let nothing = || Vec::new();
+    pub fn new(params: &Params, kind: Kind, wire: Kind) -> Self {
+        let ranges: Vec<Range<usize>> = params.segments.iter().map(|s| s.range.clone()).collect();
+        let gap = |s: &Segment| {
+            let entries = &params.entries[params.entries_in(s)];
+            let ends = entries.iter().map(|e| e.range.end);
+            let starts = entries.iter().skip(1).map(|e| e.range.start).chain([s.range.end]);
+            ends.zip(starts).map(|(end, start)| start - end).max().unwrap_or(0)
+        };
         Buffers {
             ranges,
             kind,
             wire,
-            device,
-            rows: nothing(),
+            device: params.flat.device(),
+            rows: Vec::new(),
             filled: Vec::new(),
             sent: Vec::new(),
             rounded: Vec::new(),
+            zeros: None,
+            longest_gap: params.segments.iter().map(gap).max().unwrap_or(0),
         }
     }
 
@@ -63,14 +73,24 @@ impl Buffers {
         self.sent = self.filled.clone();
     }
 
+    /// At least `n` zeros, and as many as there are between two parameters or at the end of a segment.
+    fn zeros(&mut self, kind: Kind, n: usize) -> Tensor {
+        let n = n.max(self.longest_gap);
+        let fits = self.zeros.as_ref().is_some_and(|z| z.kind() == kind && z.numel() >= n);
+        let zeros = if fits { self.zeros.take() } else { None };
+        let zeros = zeros.unwrap_or_else(|| Tensor::zeros([n as i64], (kind, self.device)));
+        self.zeros.insert(zeros).shallow_clone()
+    }
+
     /// Adds gradients, by place in the flat parameters and ascending, to a row.
     fn add(&mut self, segment: usize, row: usize, grads: &[(Range<usize>, Option<Tensor>)]) {
-        if grads.iter().all(|(_, grad)| grad.is_none()) {
-            return;
-        }
+        let mut kinds = grads.iter().filter_map(|(_, g)| g.as_ref().map(Tensor::kind));
+        let Some(kind) = kinds.next() else { return };
+        let as_summed = kind == self.kind && kinds.all(|other| other == kind);
         let _no_grad = tch::no_grad_guard();
-        let Some(kind) = grads.iter().find_map(|(_, g)| g.as_ref().map(Tensor::kind)) else { return };
-        let zeros = |n: usize| Tensor::zeros([n as i64], (kind, self.device));
+        let longest = grads.iter().filter(|(_, g)| g.is_none()).map(|(r, _)| r.len()).max().unwrap_or(0);
+        let zeros = self.zeros(kind, longest);
+        let zeros = |n: usize| zeros.narrow(0, 0, n as i64);
         let (mut pieces, mut at) = (Vec::with_capacity(2 * grads.len() + 1), self.ranges[segment].start);
         for (range, grad) in grads {
             if range.start > at {
@@ -85,7 +105,7 @@ impl Buffers {
         let mut out = self.rows[segment].select(0, row as i64);
         if std::mem::replace(&mut self.filled[segment][row], true) {
             let _ = out.g_add_(&Tensor::cat(&pieces, 0));
-        } else if kind == self.kind {
+        } else if as_summed {
             let _ = Tensor::cat_out(&out, &pieces, 0);
         } else {
             out.copy_(&Tensor::cat(&pieces, 0));
@@ -179,7 +199,7 @@ impl<F: TorchReal + Number> Tensors<F> {
     /// The computation that follows sees the sums over ranks.
     pub fn finish(&mut self, comm: &dyn Collective) -> Result<(), CommError> {
         if comm.world().size > 1 {
-            exchange(self.exchange.as_deref(), comm, |over| over.join())?;
+            exchange(self.own_exchange(), comm, |over| over.join())?;
         }
         let _no_grad = tch::no_grad_guard();
         for (segment, row, numbers) in self.buffers.rounded.drain(..) {
@@ -213,7 +233,7 @@ impl<F: TorchReal + Number> Tensors<F> {
             return Ok(());
         }
         let sharded = self.sharded;
-        exchange(self.exchange.as_deref(), comm, |over| {
+        exchange(self.own_exchange(), comm, |over| {
             over.fork()?;
             let mut send = |row: &Tensor| if sharded { over.reduce_scatter(row) } else { over.all_reduce(row) };
             over.grouped(&mut || outgoing.iter().try_for_each(&mut send))
