@@ -1,5 +1,6 @@
 //! Asking a run to stop: the handler only sets a flag, the loop looks at step boundaries.
 
+use crate::comm::watchdog::told_to_leave;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::flag;
 use std::io;
@@ -33,6 +34,9 @@ impl StopFlag {
         }
         for signal in [SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2].into_iter().filter(|&s| !is_ignored(s)) {
             flag::register(signal, raised.clone())?;
+        }
+        if !is_ignored(SIGTERM) {
+            flag::register(SIGTERM, told_to_leave())?;
         }
         Ok(StopFlag { raised, began: Some(Instant::now()), job_end: None })
     }
