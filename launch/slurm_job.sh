@@ -8,6 +8,20 @@
 #   - ends with the code of the program otherwise.
 
 max_restarts=${MAX_RESTARTS:-100} # a run that needs more has gone wrong, or needs longer jobs
+listening_s=${LISTENING_S:-10}     # after which every process surely listens to USR1; sooner, the signal would kill it
+
+# From now on the signals are ours, and do not end this script.
+job="" job_began=$SECONDS asked=false cancelled=false
+trap 'asked=true; job_pass_on' USR1
+# scancel, or SLURM's own preemption: the job ends, and whether it comes back is not for us to say. The processes of srun
+# have the signal too.
+trap 'cancelled=true' TERM
+
+job_pass_on() {
+    [ -n "$job" ] || return 0
+    while [ $((SECONDS - job_began)) -lt "$listening_s" ]; do sleep 1; done
+    kill -USR1 "$job" 2>/dev/null || true
+}
 
 # job_begin CONFIG [--sweep FILE] [options of polytask train]: sets `train`, the command without its launcher.
 job_begin() {
@@ -37,32 +51,28 @@ job_begin() {
 
 # job_sweep FILE: adds line SLURM_ARRAY_TASK_ID of FILE, whose words are values for --set, and a run name of its own.
 job_sweep() {
-    local n=${SLURM_ARRAY_TASK_ID:?"--sweep needs an array: sbatch --array=1-$(grep -c . "$1") ..."} line word
-    line=$(sed -n "${n}p" "$1")
-    [ -n "$line" ] || job_stop "$1 has no line $n"
+    local n=${SLURM_ARRAY_TASK_ID:?"--sweep needs an array: sbatch --array=1-$(grep -c . "$1") ..."} words word
+    read -ra words < <(sed -n "${n}p" "$1") || true
+    [ ${#words[@]} -gt 0 ] || job_stop "$1 has no line $n"
     train+=(--set "run.name=${SLURM_JOB_NAME:-sweep}-$n")
-    for word in $line; do train+=(--set "$word"); done
+    for word in "${words[@]}"; do train+=(--set "$word"); done
 }
 
 # job_run LAUNCHER...: runs the program under the launcher, to the end of this script.
 job_run() {
-    local status signalled before began=$SECONDS
+    local status before
     before=$(job_checkpoint)
     echo "$(date -Is) job ${SLURM_JOB_ID:-?}, start $restarts on ${SLURM_JOB_NODELIST:-?}: $*"
+    job_began=$SECONDS
     "$@" &
     job=$!
-    # A second or two pass until the program listens; before that the signal would kill it.
-    trap 'signalled=true; job_wait_until $((began + 10)); kill -USR1 "$job" 2>/dev/null || true' USR1
-    # scancel, or SLURM's own preemption: the job ends, and whether it comes back is not for us to say. The processes that
-    # srun started have the signal too, those of mpirun get it from it.
-    cancelled=false
-    trap 'signalled=true; cancelled=true' TERM
+    ! $asked || job_pass_on
     while true; do # a trapped signal ends `wait` early, with the signal's code instead of the job's
-        signalled=false status=0
+        status=0
         wait "$job" || status=$?
-        $signalled || break
+        kill -0 "$job" 2>/dev/null || break
     done
-    echo "$(date -Is) job ${SLURM_JOB_ID:-?}, start $restarts: exit code $status after $((SECONDS - began)) s, $(job_checkpoint)"
+    echo "$(date -Is) job ${SLURM_JOB_ID:-?}, start $restarts: exit code $status after $((SECONDS - job_began)) s, $(job_checkpoint)"
     [ "$status" = 75 ] || exit "$status"
     job_requeue "$before"
 }
@@ -85,10 +95,6 @@ job_checkpoint() {
     [ -f "$log" ] || return 0
     dir=$(sed -n 's/^writing to //p' "$log" | tail -n 1)
     cat "${dir:-.}/checkpoints/latest" 2>/dev/null || true
-}
-
-job_wait_until() {
-    while [ "$SECONDS" -lt "$1" ]; do sleep 1; done
 }
 
 # job_end CODE WORDS...
