@@ -1,6 +1,7 @@
 //! The scripts in `launch/`: they parse, and they hand on arguments, exit codes, the request to stop and the end of the job.
 //!
-//! SLURM is played by small scripts on `PATH` here; `scripts/faults/slurm` runs the job scripts on a real one. mpirun is the real one,
+//! SLURM is played by small scripts on `PATH` here; `scripts/faults/slurm` runs the job scripts on a real one. mpirun is
+//! the real one, and its tests are skipped where it is missing.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
