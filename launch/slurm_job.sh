@@ -44,7 +44,7 @@ job_begin() {
         job_sweep "${2:?--sweep needs a file}"
         shift 2
     elif [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
-        job_stop "all jobs of an array would write into the same folder: give --sweep FILE, with a line for each"
+        job_stop "all jobs of an array would write into the same folder: give --sweep FILE, with a line for each, right after the configuration"
     fi
     train+=("$@")
 }
