@@ -20,9 +20,14 @@ fi
 polytask=${POLYTASK:-$root/target/release/polytask} # set POLYTASK to run another build
 [ -x "$polytask" ] || { echo "$polytask is missing: run cargo build --release" >&2 && exit 2; }
 
-# Hosts, and how many processes each takes. Without HOSTS: this machine.
-hosts=${HOSTS:-localhost:$ranks}
-n_hosts=$(tr ',' '\n' <<<"$hosts" | grep -c .)
+# Hosts, and how many processes each takes. Without HOSTS: those of the SLURM job around this, or this machine.
+if [ -z "${HOSTS:-}" ] && [ -n "${SLURM_JOB_ID:-}" ]; then
+    place=() # mpirun asks SLURM by itself
+    n_hosts=${SLURM_JOB_NUM_NODES:-1}
+else
+    place=(--host "${HOSTS:-localhost:$ranks}")
+    n_hosts=$(tr ',' '\n' <<<"${place[1]}" | grep -c .)
+fi
 ranks_per_host=$(((ranks + n_hosts - 1) / n_hosts))
 
 # libtorch takes every core in every process unless told otherwise, and then they fight. Count the cores this shell may
@@ -31,7 +36,7 @@ cores=$(nproc)
 threads=${OMP_NUM_THREADS:-$((cores / ranks_per_host > 0 ? cores / ranks_per_host : 1))}
 
 options=(
-    -n "$ranks" --host "$hosts"
+    -n "$ranks" "${place[@]}"
     --bind-to none # threads of one process may use several cores: leave binding to the system
     -x "OMP_NUM_THREADS=$threads" -x PATH -x LD_LIBRARY_PATH
 )

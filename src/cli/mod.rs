@@ -9,6 +9,7 @@ mod eval;
 mod methods;
 mod predict;
 mod restored;
+mod stop;
 mod text;
 mod train;
 

@@ -1,8 +1,8 @@
 //! `polytask train`.
 
-use super::{ConfigArgs, with_world};
-use crate::error::{Error, Result, exit};
-use crate::train::{Outcome, Resume, StopFlag, train};
+use super::{ConfigArgs, stop, with_world};
+use crate::error::{Result, exit};
+use crate::train::{Outcome, Resume, train};
 use clap::Args;
 
 /// Reads `CONFIG`, trains into its run directory (`run.dir`, default `runs/<run.name>`), and ends with a table of
@@ -10,7 +10,8 @@ use clap::Args;
 /// result as if it had never stopped.
 ///
 /// USR1, USR2, INT, TERM or HUP stop it after the current step with a checkpoint and exit code 75; under mpirun use
-/// USR1 (`kill -USR1 <pid of mpirun>`), which arrives at once.
+/// USR1 (`kill -USR1 <pid of mpirun>`), which arrives at once. So does the nearing end of `train.max_time`, or of the job
+/// (POLYTASK_END_TIME or SLURM_JOB_END_TIME, in seconds since 1970).
 #[derive(Debug, Args)]
 pub struct TrainArgs {
     #[command(flatten)]
@@ -30,7 +31,7 @@ impl TrainArgs {
             "never" => Resume::Never,
             dir => Resume::From(dir.into()),
         };
-        let stop = StopFlag::install().map_err(|source| Error::Io { path: "signal handlers".into(), source })?;
+        let stop = stop::listen()?;
         with_world(&config.comm, &config.run.dir(), |comm| {
             Ok(match train(&config, &resume, &stop, comm)? {
                 Outcome::Done => exit::DONE,

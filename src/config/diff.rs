@@ -23,6 +23,8 @@ pub const MAY_CHANGE: &[&str] = &[
     "train.patience",
     "train.non_finite",
     "train.replica_check_every",
+    "train.max_time",
+    "train.stop_margin",
     "comm.backend",
     "comm.reduction",
     "comm.bucket_mb",

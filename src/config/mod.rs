@@ -8,7 +8,7 @@
 //! ```text
 //! parse      YAML text -> tree (every value knows its place)
 //! overrides  --set a.b=c, on the tree
-//! de, choice tree -> types; scalar: what is a number; hints: did you mean
+//! de, choice tree -> types; scalar: what is a number; span: lengths of time; hints: did you mean
 //! check/     what the types cannot say
 //! fault      a mistake on its way to a message
 //! diff       what a resumed run changes, and the hash of what it may not
@@ -34,6 +34,7 @@ mod parse;
 mod round_trip;
 mod run;
 mod scalar;
+mod span;
 mod task;
 mod tree;
 mod write;
@@ -47,6 +48,7 @@ pub use load::{load, load_str, with_tasks};
 pub use model::*;
 pub use optim::*;
 pub use run::*;
+pub use span::TimeSpan;
 pub use task::*;
 
 use serde::{Deserialize, Serialize};

@@ -1,5 +1,6 @@
 //! Sections `run`, `train`, `comm`, `checkpoint`, `log`.
 
+use super::TimeSpan;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -56,6 +57,11 @@ pub struct Train {
     pub replica_check_every: u64,
     /// Threads per rank for libtorch; default: cores of the node / ranks on the node.
     pub threads: Option<usize>,
+    /// Stop with a checkpoint before the command has run for so long; the same command continues.
+    pub max_time: Option<TimeSpan>,
+    /// Time kept free before the end, of `max_time` or of the job, for the last checkpoint; twice the longest one so far if
+    /// that is more.
+    pub stop_margin: TimeSpan,
 }
 
 impl Default for Train {
@@ -75,6 +81,8 @@ impl Default for Train {
             non_finite: NonFinite::Stop,
             replica_check_every: 100,
             threads: None,
+            max_time: None,
+            stop_margin: TimeSpan::of(60),
         }
     }
 }

@@ -9,6 +9,7 @@ mod progress;
 mod replicas;
 pub mod setup;
 mod signals;
+mod time_limit;
 mod window;
 
 pub use learner::{Compute, Learner, Recipe, StepReport};
@@ -16,6 +17,7 @@ pub use progress::Progress;
 pub use replicas::check_replicas;
 pub use setup::Resume;
 pub use signals::StopFlag;
+pub use time_limit::TimeLimit;
 
 use crate::checkpoint;
 use crate::comm::{Collective, agree, agree_on_sum, note};
@@ -44,7 +46,7 @@ pub enum Outcome {
     Stopped,
 }
 
-/// Trains until the configured end, or until `stop` is raised on any rank.
+/// Trains until the configured end, or until `stop` is raised or the time is nearly up on any rank.
 ///
 /// # Collective
 /// All ranks, with the same configuration.
@@ -53,10 +55,11 @@ pub enum Outcome {
 /// Bad configuration, data or checkpoints, on all ranks alike; [`Error::Guard`] when training stops itself; and failures
 /// of one rank alone, for which [`Error::is_local`] holds and the job must be aborted.
 pub fn train(config: &Config, resume: &Resume, stop: &StopFlag, comm: &dyn Collective) -> Result<Outcome> {
+    let limit = TimeLimit::new(&config.train, stop, Instant::now());
     setup::same_config(config, comm)?;
     match config.train.precision {
-        Precision::F32 | Precision::Bf16 => Session::<f32>::start(config, resume, comm)?.run(stop),
-        Precision::F64 => Session::<f64>::start(config, resume, comm)?.run(stop),
+        Precision::F32 | Precision::Bf16 => Session::<f32>::start(config, resume, limit, comm)?.run(stop),
+        Precision::F64 => Session::<f64>::start(config, resume, limit, comm)?.run(stop),
     }
 }
 
@@ -68,6 +71,7 @@ struct Session<'a, F> {
     learner: Learner<F>,
     progress: Progress,
     logger: Logger,
+    limit: TimeLimit,
     steps_per_epoch: u64,
     samples_per_step: u64,
     total_steps: u64,
@@ -76,7 +80,7 @@ struct Session<'a, F> {
 }
 
 impl<'a, F: Stored> Session<'a, F> {
-    fn start(config: &'a Config, resume: &Resume, comm: &'a dyn Collective) -> Result<Self> {
+    fn start(config: &'a Config, resume: &Resume, limit: TimeLimit, comm: &'a dyn Collective) -> Result<Self> {
         let began = Instant::now();
         setup::set_threads(config, comm);
         let device = device::choose(config, comm)?;
@@ -116,6 +120,7 @@ impl<'a, F: Stored> Session<'a, F> {
             learner,
             progress,
             logger,
+            limit,
             steps_per_epoch,
             samples_per_step,
             total_steps,
@@ -252,11 +257,16 @@ impl<'a, F: Stored> Session<'a, F> {
         self.progress.step as f64 / self.steps_per_epoch as f64
     }
 
-    /// Whether any rank was asked to stop.
-    fn agree_to_stop(&self, stop: &StopFlag) -> Result<bool> {
-        let mut raised = [f64::from(u8::from(stop.raised()))];
-        agree_on_sum(self.comm, &mut raised)?;
-        Ok(raised[0] > 0.0)
+    /// Whether any rank was asked to stop, or fears that its time will be up.
+    fn agree_to_stop(&mut self, stop: &StopFlag) -> Result<bool> {
+        let now = Instant::now();
+        let mut votes = [stop.raised(), self.limit.is_near(now)].map(|vote| f64::from(u8::from(vote)));
+        agree_on_sum(self.comm, &mut votes)?;
+        let [asked, near] = votes.map(|sum| sum > 0.0);
+        if near && !asked {
+            self.logger.message(&self.limit.words(now));
+        }
+        Ok(asked || near)
     }
 
     fn evaluation_is_due(&self) -> bool {
@@ -329,13 +339,16 @@ impl<'a, F: Stored> Session<'a, F> {
     /// Writes a checkpoint. One that cannot be written is a warning, unless the run depends on it (`must`).
     fn checkpoint(&mut self, best: bool, must: bool) -> Result<()> {
         note(self.comm, self.progress.step, "checkpoint");
+        let start = Instant::now();
         self.progress.seconds = self.began.elapsed().as_secs_f64();
         let sizes = sizes(&self.dataset);
         let snapshot = self.learner.snapshot(self.config, self.dataset.fitted(), &self.progress, &sizes, self.comm)?;
         let root = self.config.run.dir().join("checkpoints");
         let written = snapshot.map_or(Ok(()), |snapshot| checkpoint::write(&root, &snapshot).map(drop));
         let written_here = written.is_ok() && self.comm.world().is_main();
-        match agree(self.comm, written) {
+        let agreed = agree(self.comm, written);
+        self.limit.checkpoint_took(start.elapsed());
+        match agreed {
             Err(e) if must => Err(e),
             Err(e) => {
                 self.logger.message(&format!("warning: no checkpoint at step {}: {e}", self.progress.step));

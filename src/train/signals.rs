@@ -1,17 +1,23 @@
 //! Asking a run to stop: the handler only sets a flag, the loop looks at step boundaries.
 
+use crate::comm::watchdog::told_to_leave;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::flag;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 /// Exit status after a second interrupt, which stops at once, without a checkpoint.
 const IMPATIENT: i32 = 130;
 
-/// Whether somebody asked this process to stop.
+/// Whether somebody asked this process to stop, and when it will be ended.
 #[derive(Debug, Clone, Default)]
-pub struct StopFlag(Arc<AtomicBool>);
+pub struct StopFlag {
+    raised: Arc<AtomicBool>,
+    began: Option<Instant>,
+    job_end: Option<Instant>,
+}
 
 impl StopFlag {
     /// Catches USR1 and USR2 (which mpirun forwards at once), and INT, TERM and HUP, from now on. A second INT or TERM
@@ -29,12 +35,30 @@ impl StopFlag {
         for signal in [SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2].into_iter().filter(|&s| !is_ignored(s)) {
             flag::register(signal, raised.clone())?;
         }
-        Ok(StopFlag(raised))
+        if !is_ignored(SIGTERM) {
+            flag::register(SIGTERM, told_to_leave())?;
+        }
+        Ok(StopFlag { raised, began: Some(Instant::now()), job_end: None })
+    }
+
+    /// The launcher will end the process at this moment.
+    pub fn with_job_end(self, end: Instant) -> Self {
+        StopFlag { job_end: Some(end), ..self }
+    }
+
+    /// Since when signals are caught: the start of the command.
+    pub fn began(&self) -> Option<Instant> {
+        self.began
+    }
+
+    /// When the launcher will end the process.
+    pub fn job_end(&self) -> Option<Instant> {
+        self.job_end
     }
 
     /// Whether a signal has come.
     pub fn raised(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.raised.load(Ordering::Relaxed)
     }
 }
 

@@ -19,7 +19,7 @@ mod results;
 mod samples;
 mod table;
 
-use super::{ConfigArgs, text, with_world};
+use super::{ConfigArgs, stop, text, with_world};
 use crate::comm::{Collective, agree, agree_on_sum};
 use crate::config::{self, Balance, Config};
 use crate::error::{Error, Result, exit};
@@ -65,7 +65,7 @@ pub struct CompareArgs {
 impl CompareArgs {
     pub(super) fn run(&self) -> Result<u8> {
         let plan = self.plan()?;
-        let stop = StopFlag::install().map_err(|source| Error::Io { path: "signal handlers".into(), source })?;
+        let stop = stop::listen()?;
         with_world(&plan.config.comm, &plan.out, |comm| {
             same_plan(&plan, comm)?;
             if self.dry_run {

@@ -5,6 +5,7 @@
 use super::Shared;
 use super::culprit;
 use super::flight::{self, Cause, Flight, Records};
+use super::leave;
 use crate::error::exit;
 use crate::world::World;
 use std::io::Write;
@@ -44,7 +45,11 @@ pub(super) fn raise(shared: &Arc<Shared>, cause: Cause) {
 /// half a minute), and a rank must not be taken for gone because of that.
 fn grace(deadline: Duration, world: World) -> Duration {
     let least = Duration::from_secs(2).min(deadline);
-    if world.local_size == world.size { least } else { (deadline / 20).clamp(least, Duration::from_secs(30)) }
+    if world.local_size == world.size || leave::told() {
+        least
+    } else {
+        (deadline / 20).clamp(least, Duration::from_secs(30))
+    }
 }
 
 fn report(shared: &Shared, cause: Cause, grace: Duration) {
@@ -107,6 +112,12 @@ fn tell(shared: &Shared, flights: &[Flight], lost: Option<&str>) {
     let several_nodes = shared.world.local_size < shared.world.size && flights.len() < shared.world.size;
     let nodes =
         if several_nodes { "; records of other nodes are seen only in a folder that all nodes share" } else { "" };
+    if leave::told() {
+        return (shared.end)(&format!(
+            "error: watchdog: {line}{lost}\n  hint: SIGTERM has come before: if not from you, then because the launcher saw a \
+             rank die; its own words above name the rank"
+        ));
+    }
     (shared.end)(&format!(
         "error: watchdog: {line}{lost}\n  hint: `polytask doctor --flight {dir}` shows what every rank did last; where a \
          rank may rightly take so long (a large checkpoint, slow storage), raise `comm.timeout` ({timeout} s){nodes}"

@@ -12,12 +12,14 @@ mod alarm;
 pub mod culprit;
 pub mod flight;
 mod guarded;
+mod leave;
 mod ring;
 #[cfg(test)]
 mod tests;
 mod thread;
 
 pub use guarded::{Guarded, guard, skip_next_all_reduce};
+pub use leave::told_to_leave;
 
 use crate::world::World;
 use ring::{Place, Ring};

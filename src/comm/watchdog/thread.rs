@@ -2,7 +2,7 @@
 
 use super::flight::Cause;
 use super::ring::Ring;
-use super::{Shared, alarm};
+use super::{Shared, alarm, leave};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -29,7 +29,10 @@ pub(super) fn run(shared: &Arc<Shared>) {
         let failed = ask(shared);
         let seen = match failed {
             Some(cause) => Seen::Stuck(cause),
-            None => watch.look(shared.now(), &shared.ring()),
+            None => {
+                watch.leaving = watch.leaving.or_else(|| leave::told().then(|| shared.now()));
+                watch.look(shared.now(), &shared.ring())
+            }
         };
         lookout.wanted.store(seen == Seen::Still, Ordering::Relaxed);
         if seen == Seen::Still && !is_looking {
@@ -85,6 +88,8 @@ pub(super) struct Watch {
     last_moved: Duration,
     /// No operation counts as having begun before.
     resumed: Duration,
+    /// Since when this process knows that it is to go.
+    pub leaving: Option<Duration>,
 }
 
 impl Watch {
@@ -97,6 +102,7 @@ impl Watch {
             last_moves: 0,
             last_moved: now,
             resumed: Duration::ZERO,
+            leaving: None,
         }
     }
 
@@ -110,10 +116,12 @@ impl Watch {
         if ring.moves != self.last_moves {
             (self.last_moves, self.last_moved) = (ring.moves, now);
         }
-        if let Some((plane, op)) = ring.oldest_pending()
-            && now.saturating_sub(op.begun.max(self.resumed)) >= self.deadline
-        {
-            return Seen::Stuck(Cause::Expired { plane: plane.into(), seq: op.seq });
+        if let Some((plane, op)) = ring.oldest_pending() {
+            let begun = op.begun.max(self.resumed);
+            let hurry = self.leaving.zip(leave::patience(ring)).map(|(told, time)| begun.max(told) + time);
+            if now >= hurry.unwrap_or(Duration::MAX).min(begun + self.deadline) {
+                return Seen::Stuck(Cause::Expired { plane: plane.into(), seq: op.seq });
+            }
         }
         if now.saturating_sub(self.last_moved) >= self.still { Seen::Still } else { Seen::Moving }
     }
@@ -198,6 +206,18 @@ mod tests {
         assert_eq!(watch.look(s(0.25), &ring), Seen::Moving);
         assert!(!matches!(watch.look(s(3600.0), &ring), Seen::Stuck(_)), "the laptop slept for an hour");
         assert_eq!(until_stuck(&mut watch, 3600.0, &ring), (3630.0, expired("mpi", 1)));
+    }
+
+    #[test]
+    fn after_a_sigterm_nobody_waits_for_the_deadline() {
+        let mut ring = Ring::new(10);
+        let mut watch = Watch::new(s(600.0), s(0.0));
+        let (plane, seq) = ring.begin("mpi", "all_reduce", 8, s(1.0));
+        ring.end(plane, seq, s(4.0));
+        ring.begin("mpi", "all_reduce", 8, s(5.0));
+        assert!(!matches!(watch.look(s(7.0), &ring), Seen::Stuck(_)));
+        watch.leaving = Some(s(7.0));
+        assert_eq!(until_stuck(&mut watch, 7.0, &ring), (13.0, expired("mpi", 2)), "twice 3 s after the signal");
     }
 
     #[test]

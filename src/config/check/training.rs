@@ -94,7 +94,20 @@ fn train(at: &At, train: &Train) -> Checked {
     at.then("eval_every_epochs").within(train.eval_every_epochs, 0, MANY)?;
     at.then("eval_batch").within(train.eval_batch as u64, 1, MANY)?;
     at.then("replica_check_every").within(train.replica_check_every, 0, MANY)?;
+    time_limit(at, train)?;
     device(&at.then("device"), &train.device)
+}
+
+fn time_limit(at: &At, train: &Train) -> Checked {
+    let margin = train.stop_margin;
+    at.then("stop_margin").within(margin.seconds, 0, YEAR)?;
+    let Some(limit) = train.max_time else { return Ok(()) };
+    at.then("max_time").within(limit.seconds, 1, YEAR)?;
+    if limit > margin {
+        return Ok(());
+    }
+    let fault = at.then("max_time").fault(format!("must be longer than `train.stop_margin` ({margin}), found {limit}"));
+    Err(fault.hint("a run stops so long before its time is up; a plain number is in seconds"))
 }
 
 fn device(at: &At, device: &str) -> Checked {
