@@ -26,6 +26,9 @@ pub enum Stream {
     Coordinate = 8,
     /// Random projections of gradients; counters: (step, 0).
     Sketch = 9,
+    /// libtorch's generators before a piece of the encoder that is computed twice; the seed is that of [`Stream::Model`],
+    /// counters: (micro-batch and part, piece).
+    Recompute = 10,
 }
 
 /// The generator of one stream at two counters.

@@ -6,6 +6,8 @@
 mod fixture;
 #[path = "equivalence/modes.rs"]
 mod modes;
+#[path = "equivalence/recompute.rs"]
+mod recompute;
 #[path = "equivalence/resume.rs"]
 mod resume;
 #[path = "equivalence/sketched.rs"]

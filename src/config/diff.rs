@@ -12,6 +12,7 @@ pub const MAY_CHANGE: &[&str] = &[
     "data.root",
     "batch.accumulate",
     "batch.prefetch",
+    "model.recompute",
     "train.epochs",
     "train.steps",
     "train.device",

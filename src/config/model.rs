@@ -11,6 +11,9 @@ pub struct Model {
     /// How tasks share it.
     #[serde(default)]
     pub sharing: Sharing,
+    /// Whether the encoder's activations are computed again in the backward pass instead of being kept.
+    #[serde(default)]
+    pub recompute: bool,
 }
 
 /// What turns inputs into representations.

@@ -204,13 +204,13 @@ fn config() -> impl Strategy<Value = Config> {
         vec(any::<usize>(), 0..3).prop_map(|widths| Encoder::Mlp(Mlp { widths, ..Mlp::default() })),
         Just(Encoder::EmbeddingBag(EmbeddingBag::default())),
     ];
-    (run, data, named(task()), mix, encoder, optim(), text(), of(any::<usize>())).prop_map(
-        |(run, data, tasks, mix, encoder, (optim, schedule), best_by, threads)| Config {
+    (run, data, named(task()), mix, (encoder, any::<bool>()), optim(), text(), of(any::<usize>())).prop_map(
+        |(run, data, tasks, mix, (encoder, recompute), (optim, schedule), best_by, threads)| Config {
             run,
             data,
             tasks,
             batch: Batch { mix, ..Batch::default() },
-            model: Model { encoder, sharing: Sharing::Hard },
+            model: Model { encoder, sharing: Sharing::Hard, recompute },
             balance: Balance::default(),
             optim,
             schedule,

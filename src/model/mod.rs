@@ -3,14 +3,17 @@
 //! A library user brings an encoder or a head by implementing [`Encoder`] or [`Head`] and giving it to
 //! [`Model::assemble`] or [`Model::assemble_with`]; `examples/custom_encoder.rs` shows how.
 
+mod chain;
 pub mod encoders;
 pub mod heads;
 pub mod params;
 
+pub use chain::{Chain, Start};
 pub use params::{Entry, Init, ParamBuilder, Params, Rows, Segment};
 
 use crate::config;
 use crate::data::{InputDims, Inputs};
+use std::ops::Range;
 use tch::{Device, Kind, Tensor};
 
 /// What turns inputs into representations, in stages to which heads attach.
@@ -24,7 +27,12 @@ pub trait Encoder {
     /// Whether what comes before a stage reaches what comes after it through that stage's output alone: the backward
     /// pass can then be cut there. Not so, for example, where a connection skips a stage, or two stages share a parameter.
     fn is_chain(&self) -> bool {
-        false
+        self.chain().is_some()
+    }
+
+    /// The encoder as a chain whose stages can be computed by themselves, if it is one: [`Model::recomputed`] needs that.
+    fn chain(&self) -> Option<&dyn Chain> {
+        None
     }
 }
 
@@ -79,6 +87,12 @@ pub enum ModelError {
         /// The last stage there is.
         last: usize,
     },
+    /// The encoder's stages cannot be computed by themselves.
+    #[error(
+        "the encoder cannot compute stages by themselves, so activations cannot be recomputed\n  hint: implement \
+         `Encoder::chain`, or leave activations as they are"
+    )]
+    NoChain,
 }
 
 /// Encoder and heads with their parameters.
@@ -88,6 +102,8 @@ pub struct Model {
     device: Device,
     encoder: Box<dyn Encoder>,
     heads: Vec<(usize, Box<dyn Head>)>,
+    /// Stages that are recomputed together; empty if nothing is.
+    pieces: Vec<Range<usize>>,
 }
 
 impl std::fmt::Debug for Model {
@@ -115,10 +131,11 @@ impl Model {
     ) -> Result<Model, ModelError> {
         let kind = kind_of(precision);
         let config::Sharing::Hard = config.sharing;
-        Model::assemble(tasks, kind, device, seed, world_size, |b| {
+        let model = Model::assemble(tasks, kind, device, seed, world_size, |b| {
             b.bucket(bucket);
             encoders::build(&config.encoder, dims, b)
-        })
+        })?;
+        if config.recompute { model.recomputed() } else { Ok(model) }
     }
 
     /// Builds a model with hard sharing around any encoder. `encoder` makes its parameters with the builder and calls
@@ -167,7 +184,47 @@ impl Model {
         if used < last {
             return Err(ModelError::Unused { used, last });
         }
-        Ok(Model { params: builder.finish(world_size), device, encoder, heads })
+        Ok(Model { params: builder.finish(world_size), device, encoder, heads, pieces: Vec::new() })
+    }
+
+    /// The same model, whose training keeps the encoder's activations at a few cuts only and computes the rest again in the
+    /// backward pass: less memory for one forward pass of the encoder more. An encoder of one stage has nothing to cut.
+    ///
+    /// # Errors
+    /// If the encoder is no [`Chain`].
+    pub fn recomputed(mut self) -> Result<Model, ModelError> {
+        if self.encoder.chain().is_none() {
+            return Err(ModelError::NoChain);
+        }
+        self.pieces = chain::pieces(self.encoder.widths());
+        if self.pieces.len() < 2 {
+            self.pieces.clear();
+        }
+        Ok(self)
+    }
+
+    /// The stages that are recomputed together, from the first stage to the last; empty if nothing is recomputed.
+    pub fn pieces(&self) -> &[Range<usize>] {
+        &self.pieces
+    }
+
+    /// The outputs of some of the encoder's stages; see [`Chain::run`].
+    ///
+    /// # Panics
+    /// If the encoder is no chain; those of [`Self::pieces`] are.
+    pub fn run_stages(&self, stages: Range<usize>, start: Start<'_>, train: bool) -> Vec<Tensor> {
+        let Some(chain) = self.encoder.chain() else { panic!("the encoder is no chain") };
+        match start {
+            Start::Inputs(inputs) if inputs.device() != self.device => {
+                chain.run(stages, Start::Inputs(&inputs.to(self.device)), train)
+            }
+            _ => chain.run(stages, start, train),
+        }
+    }
+
+    /// The stage to which a task's head is attached.
+    pub fn stage_of(&self, task: usize) -> usize {
+        self.heads[task].0
     }
 
     /// The encoder's stages for some inputs, which are brought to the model's device if they are elsewhere.
@@ -270,8 +327,11 @@ mod tests {
         let owners: Vec<(&str, &[usize])> =
             model.params.entries.iter().map(|e| (e.name.as_str(), e.scope.as_slice())).collect();
         assert_eq!(owners, [("heads.a.factor", &[0][..]), ("heads.b.factor", &[1])]);
+        assert!(model.pieces().is_empty());
         let dense = Some(Tensor::from_slice(&[1.0f32, 2.0, 3.0]).reshape([1, 3]));
         let stages = model.represent(&Inputs { dense, categorical: None, tokens: None, image: None }, true);
         assert_eq!(model.output(1, &stages, true).double_value(&[0, 0]), 12.0);
+        let refused = model.recomputed().unwrap_err().to_string();
+        assert!(refused.contains("hint: implement `Encoder::chain`"), "{refused}");
     }
 }

@@ -119,12 +119,7 @@ pub fn task_grads<E: From<TchError>>(
     done: &mut dyn FnMut(&mut Grads, usize) -> Result<(), E>,
 ) -> Result<(), E> {
     for (index, term) in terms.iter().enumerate() {
-        let row_of = |entry: &Entry| {
-            let k = entry.scope.binary_search(&term.task).ok()?;
-            Some(if params.is_shared(entry) { batch * entry.scope.len() + k } else { 0 })
-        };
-        let reached: Vec<(usize, usize)> =
-            params.entries.iter().enumerate().filter_map(|(e, entry)| row_of(entry).map(|row| (e, row))).collect();
+        let reached = rows_of_task(params, term.task, batch);
         let inputs: Vec<&Tensor> = reached.iter().map(|&(e, _)| &params.entries[e].tensor).collect();
         // The encoder's graph is shared by the terms of a part: it may go with the last of them.
         let keep = terms.get(index + 1).is_some_and(|next| next.part == term.part);
@@ -134,6 +129,15 @@ pub fn task_grads<E: From<TchError>>(
         done(grads, term.task)?;
     }
     Ok(())
+}
+
+/// Parameters that a task's loss reaches, and its row there on independent batch `batch`.
+pub(super) fn rows_of_task(params: &Params, task: usize, batch: usize) -> Vec<(usize, usize)> {
+    let row_of = |entry: &Entry| {
+        let k = entry.scope.binary_search(&task).ok()?;
+        Some(if params.is_shared(entry) { batch * entry.scope.len() + k } else { 0 })
+    };
+    params.entries.iter().enumerate().filter_map(|(e, entry)| row_of(entry).map(|row| (e, row))).collect()
 }
 
 /// How a weighted sum of the tasks' losses is to be formed.

@@ -1,6 +1,6 @@
 //! Section `model`: sizes, and whether the encoder can take what the sources give.
 
-use super::super::{Cnn, Config, EmbeddingBag, Encoder, Mlp, Source};
+use super::super::{Cnn, Config, EmbeddingBag, Encoder, Gradients, Mlp, Source};
 use super::{At, Checked, WIDE};
 
 pub(super) fn check(config: &Config) -> Checked {
@@ -12,7 +12,17 @@ pub(super) fn check(config: &Config) -> Checked {
     }?;
     inputs(&at, config)?;
     same_inputs(config)?;
-    stages(config)
+    stages(config)?;
+    recompute(config)
+}
+
+/// Balancing on the representation keeps the encoder's graph until the coefficients are known.
+fn recompute(config: &Config) -> Checked {
+    if !config.model.recompute || config.balance.gradients == Gradients::Parameters {
+        return Ok(());
+    }
+    let fault = At::key("model").then("recompute").fault("does not go with `balance.gradients: representation`");
+    Err(fault.hint("`batch.accumulate` saves memory there: only the heads' graphs are kept of several micro-batches"))
 }
 
 fn mlp(at: &At, o: &Mlp) -> Checked {

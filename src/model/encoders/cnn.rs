@@ -3,7 +3,8 @@
 use super::Layer;
 use crate::config;
 use crate::data::{InputDims, Inputs};
-use crate::model::{Encoder, Init, ModelError, ParamBuilder};
+use crate::model::{Chain, Encoder, Init, ModelError, ParamBuilder, Start};
+use std::ops::Range;
 use tch::{Kind, Tensor};
 
 /// Per block: convolution with "same" padding, group norm if configured, ReLU, 2x2 max pooling; then dense layers
@@ -26,6 +27,8 @@ struct Block {
     bias: Tensor,
     norm: Option<(Tensor, Tensor)>,
     groups: i64,
+    /// Channels, height and width of what comes in.
+    input: [i64; 3],
 }
 
 impl Cnn {
@@ -59,7 +62,8 @@ impl Cnn {
                     builder.param(format!("encoder.norms.{k}.bias"), &[out], Init::Constant(0.0)),
                 )
             });
-            blocks.push(Block { weight, bias, norm, groups: config.groups as i64 });
+            let input = [channels, height, width].map(|d| d as i64);
+            blocks.push(Block { weight, bias, norm, groups: config.groups as i64, input });
             (channels, height, width) = (out, height / 2, width / 2);
             widths.push(channels * height * width);
         }
@@ -74,38 +78,57 @@ impl Cnn {
     }
 }
 
+impl Block {
+    /// From the flattened output of the stage before, or the image, to a flattened output. All that follows a stage goes
+    /// through this form of it, so that the graph can be cut there.
+    fn forward(&self, z: &Tensor) -> Tensor {
+        let [channels, height, width] = self.input;
+        let mut x = z.reshape([-1, channels, height, width]);
+        x = x.conv2d_padding(&self.weight, Some(&self.bias), 1, "same", 1, 1);
+        if let Some((weight, bias)) = &self.norm {
+            x = x.group_norm(self.groups, Some(weight), Some(bias), 1e-5, false);
+        }
+        x.relu().max_pool2d([2, 2], [2, 2], [0, 0], [1, 1], false).flatten(1, -1)
+    }
+}
+
+impl Cnn {
+    fn stage(&self, k: usize, z: &Tensor, train: bool) -> Tensor {
+        if let Some(block) = self.blocks.get(k) {
+            return block.forward(z);
+        }
+        let z = self.layers[k - self.blocks.len()].forward(&z.flatten(1, -1)).relu();
+        if self.dropout > 0.0 { z.dropout(self.dropout, train) } else { z }
+    }
+}
+
+impl Chain for Cnn {
+    fn run(&self, stages: Range<usize>, start: Start<'_>, train: bool) -> Vec<Tensor> {
+        let mut z = match start {
+            Start::Inputs(Inputs { image: Some(image), .. }) => {
+                image.to_kind(self.blocks.first().map_or(Kind::Float, |b| b.bias.kind()))
+            }
+            Start::Inputs(_) => return Vec::new(),
+            Start::Output(z) => z.shallow_clone(),
+        };
+        let stage = |k| {
+            z = self.stage(k, &z, train);
+            z.shallow_clone()
+        };
+        stages.map(stage).collect()
+    }
+}
+
 impl Encoder for Cnn {
     fn widths(&self) -> &[usize] {
         &self.widths
     }
 
     fn forward(&self, inputs: &Inputs, train: bool) -> Vec<Tensor> {
-        let mut stages = Vec::with_capacity(self.widths.len());
-        let Some(image) = &inputs.image else { return stages };
-        let mut x = image.to_kind(self.blocks.first().map_or(Kind::Float, |b| b.bias.kind()));
-        for block in &self.blocks {
-            x = x.conv2d_padding(&block.weight, Some(&block.bias), 1, "same", 1, 1);
-            if let Some((weight, bias)) = &block.norm {
-                x = x.group_norm(block.groups, Some(weight), Some(bias), 1e-5, false);
-            }
-            x = x.relu().max_pool2d([2, 2], [2, 2], [0, 0], [1, 1], false);
-            let stage = x.flatten(1, -1);
-            // What follows goes through the stage, so that the graph can be cut there.
-            x = stage.view_as(&x);
-            stages.push(stage);
-        }
-        let mut z = stages.last().map_or_else(|| x.flatten(1, -1), Tensor::shallow_clone);
-        for layer in &self.layers {
-            z = layer.forward(&z).relu();
-            if self.dropout > 0.0 {
-                z = z.dropout(self.dropout, train);
-            }
-            stages.push(z.shallow_clone());
-        }
-        stages
+        self.run(0..self.widths.len(), Start::Inputs(inputs), train)
     }
 
-    fn is_chain(&self) -> bool {
-        true
+    fn chain(&self) -> Option<&dyn Chain> {
+        Some(self)
     }
 }

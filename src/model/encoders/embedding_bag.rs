@@ -3,7 +3,8 @@
 use super::Layer;
 use crate::config;
 use crate::data::{InputDims, Inputs};
-use crate::model::{Encoder, Init, ModelError, ParamBuilder};
+use crate::model::{Chain, Encoder, Init, ModelError, ParamBuilder, Start};
+use std::ops::Range;
 use tch::Tensor;
 
 /// Mode "mean" of libtorch's `embedding_bag`.
@@ -48,8 +49,36 @@ impl EmbeddingBag {
         Ok(EmbeddingBag { embedding, layers, widths, dropout: config.dropout })
     }
 
+    /// Stage 0; `None` without text.
+    fn mean(&self, inputs: &Inputs, train: bool) -> Option<Tensor> {
+        let tokens = inputs.tokens.as_ref()?;
+        let no_weights = None::<Tensor>;
+        let (mean, ..) =
+            Tensor::embedding_bag(&self.embedding, &tokens.ids, &tokens.offsets, false, MEAN, false, no_weights, false);
+        Some(self.drop(mean, train))
+    }
+
     fn drop(&self, z: Tensor, train: bool) -> Tensor {
         if self.dropout > 0.0 { z.dropout(self.dropout, train) } else { z }
+    }
+}
+
+impl Chain for EmbeddingBag {
+    fn run(&self, stages: Range<usize>, start: Start<'_>, train: bool) -> Vec<Tensor> {
+        let mut outputs = Vec::with_capacity(stages.len());
+        let mut z = match start {
+            Start::Inputs(inputs) => {
+                let Some(mean) = self.mean(inputs, train) else { return outputs };
+                outputs.push(mean.shallow_clone());
+                mean
+            }
+            Start::Output(z) => z.shallow_clone(),
+        };
+        for k in stages.start.max(1)..stages.end {
+            z = self.drop(self.layers[k - 1].forward(&z).relu(), train);
+            outputs.push(z.shallow_clone());
+        }
+        outputs
     }
 }
 
@@ -59,21 +88,10 @@ impl Encoder for EmbeddingBag {
     }
 
     fn forward(&self, inputs: &Inputs, train: bool) -> Vec<Tensor> {
-        let mut stages = Vec::with_capacity(self.widths.len());
-        let Some(tokens) = &inputs.tokens else { return stages };
-        let no_weights = None::<Tensor>;
-        let (mean, ..) =
-            Tensor::embedding_bag(&self.embedding, &tokens.ids, &tokens.offsets, false, MEAN, false, no_weights, false);
-        let mut z = self.drop(mean, train);
-        stages.push(z.shallow_clone());
-        for layer in &self.layers {
-            z = self.drop(layer.forward(&z).relu(), train);
-            stages.push(z.shallow_clone());
-        }
-        stages
+        self.run(0..self.widths.len(), Start::Inputs(inputs), train)
     }
 
-    fn is_chain(&self) -> bool {
-        true
+    fn chain(&self) -> Option<&dyn Chain> {
+        Some(self)
     }
 }

@@ -3,7 +3,8 @@
 use super::Layer;
 use crate::config::{self, Activation};
 use crate::data::{InputDims, Inputs};
-use crate::model::{Encoder, Init, ModelError, ParamBuilder};
+use crate::model::{Chain, Encoder, Init, ModelError, ParamBuilder, Start};
+use std::ops::Range;
 use tch::{Kind, Tensor};
 
 /// A multi-layer perceptron: one stage per hidden layer.
@@ -80,6 +81,33 @@ impl Mlp {
         }
         if parts.len() == 1 { parts.swap_remove(0) } else { Tensor::cat(&parts, 1) }
     }
+
+    fn stage(&self, k: usize, z: &Tensor, train: bool) -> Tensor {
+        let mut z = self.layers[k].forward(z);
+        if let Some((weight, bias)) = self.norms.get(k) {
+            z = z.layer_norm([self.widths[k] as i64], Some(weight), Some(bias), 1e-5, false);
+        }
+        z = match self.activation {
+            Activation::Relu => z.relu(),
+            Activation::Gelu => z.gelu("none"),
+            Activation::Tanh => z.tanh(),
+        };
+        if self.dropout > 0.0 { z.dropout(self.dropout, train) } else { z }
+    }
+}
+
+impl Chain for Mlp {
+    fn run(&self, stages: Range<usize>, start: Start<'_>, train: bool) -> Vec<Tensor> {
+        let mut z = match start {
+            Start::Inputs(inputs) => self.input(inputs),
+            Start::Output(z) => z.shallow_clone(),
+        };
+        let stage = |k| {
+            z = self.stage(k, &z, train);
+            z.shallow_clone()
+        };
+        stages.map(stage).collect()
+    }
 }
 
 impl Encoder for Mlp {
@@ -88,27 +116,10 @@ impl Encoder for Mlp {
     }
 
     fn forward(&self, inputs: &Inputs, train: bool) -> Vec<Tensor> {
-        let mut z = self.input(inputs);
-        let mut stages = Vec::with_capacity(self.layers.len());
-        for (k, layer) in self.layers.iter().enumerate() {
-            z = layer.forward(&z);
-            if let Some((weight, bias)) = self.norms.get(k) {
-                z = z.layer_norm([self.widths[k] as i64], Some(weight), Some(bias), 1e-5, false);
-            }
-            z = match self.activation {
-                Activation::Relu => z.relu(),
-                Activation::Gelu => z.gelu("none"),
-                Activation::Tanh => z.tanh(),
-            };
-            if self.dropout > 0.0 {
-                z = z.dropout(self.dropout, train);
-            }
-            stages.push(z.shallow_clone());
-        }
-        stages
+        self.run(0..self.layers.len(), Start::Inputs(inputs), train)
     }
 
-    fn is_chain(&self) -> bool {
-        true
+    fn chain(&self) -> Option<&dyn Chain> {
+        Some(self)
     }
 }

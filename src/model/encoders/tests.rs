@@ -3,8 +3,8 @@
 use super::build;
 use crate::config::{self, EmbeddingBag, Encoder as Config};
 use crate::data::{Batch, InputDims, Inputs, Part, Target, Tokens};
-use crate::model::{Model, TaskSpec};
-use crate::step::{forward, losses, probe_scopes};
+use crate::model::{Model, Start, TaskSpec};
+use crate::step::{Grads, Masks, SharedRows, forward, losses, pass, probe_scopes};
 use tch::{Device, Kind, Tensor};
 
 const N: i64 = 4;
@@ -69,19 +69,63 @@ fn stages_have_the_promised_widths() {
 }
 
 #[test]
+fn stages_run_by_themselves_give_what_all_together_give() {
+    for (config, dims, inputs) in cases() {
+        let model =
+            Model::assemble(&[spec("a", None)], Kind::Double, Device::Cpu, 1, 1, |b| build(&config, &dims, b)).unwrap();
+        let all = model.represent(&inputs, false);
+        for first in 0..all.len() {
+            for end in first + 1..=all.len() {
+                let start = first.checked_sub(1).map_or(Start::Inputs(&inputs), |k| Start::Output(&all[k]));
+                let some = model.run_stages(first..end, start, false);
+                assert_eq!(some, all[first..end], "{config:?} {first}..{end}");
+            }
+        }
+    }
+}
+
+#[test]
+fn recomputed_encoders_have_the_same_gradients() {
+    for (config, dims, inputs) in cases() {
+        let tasks = [spec("early", Some(0)), spec("late", None)];
+        let build = || Model::assemble(&tasks, Kind::Double, Device::Cpu, 1, 2, |b| build(&config, &dims, b)).unwrap();
+        let batch = Batch { parts: vec![part(inputs)] };
+        let grads = |model: Model| {
+            let mut grads = Grads::zero(SharedRows::Tasks { batches: 1 }, &model.params);
+            let pass = pass(&model, &[mse(), mse()], &batch, &[true; 2], Masks::new(1, 0));
+            pass.task_grads(&model, 0, &mut grads, &mut |_, _| Ok::<_, tch::TchError>(())).unwrap();
+            grads
+        };
+        let (kept, recomputed) = (build(), build().recomputed().unwrap());
+        assert!(recomputed.pieces().len() == 2, "{config:?}: {:?}", recomputed.pieces());
+        for (kept, recomputed) in grads(kept).rows.iter().flatten().zip(grads(recomputed).rows.iter().flatten()) {
+            let (kept, recomputed) = (kept.tensor().unwrap(), recomputed.tensor().unwrap());
+            assert!(kept.allclose(recomputed, 1e-12, 1e-14, false), "{config:?}: {kept} {recomputed}");
+        }
+    }
+}
+
+fn mse() -> Box<dyn losses::TaskLoss> {
+    losses::build(&config::Kind::Regression(config::Regression::default()))
+}
+
+/// All samples, with labels of two tasks.
+fn part(inputs: Inputs) -> Part {
+    let target = |task| Target {
+        task,
+        values: Tensor::from_slice(&[0.5f32, -1.0, 2.0, 0.0]).reshape([N, 1]),
+        mask: None,
+        n_labelled: N as usize,
+    };
+    Part { source: 0, len: N as usize, inputs, targets: vec![target(0), target(1)] }
+}
+
+#[test]
 fn heads_at_different_stages_reach_what_the_scopes_say() {
     for (config, dims, inputs) in cases() {
         let tasks = [spec("early", Some(0)), spec("late", None)];
         let model = Model::assemble(&tasks, Kind::Double, Device::Cpu, 1, 2, |b| build(&config, &dims, b)).unwrap();
-        let target = |task| Target {
-            task,
-            values: Tensor::from_slice(&[0.5f32, -1.0, 2.0, 0.0]).reshape([N, 1]),
-            mask: None,
-            n_labelled: N as usize,
-        };
-        let part = Part { source: 0, len: N as usize, inputs, targets: vec![target(0), target(1)] };
-        let mse = || losses::build(&config::Kind::Regression(config::Regression::default()));
-        let pass = forward(&model, &[mse(), mse()], &Batch { parts: vec![part] }, &[true; 2], false);
+        let pass = forward(&model, &[mse(), mse()], &Batch { parts: vec![part(inputs)] }, &[true; 2], false);
         probe_scopes(&model.params, &pass.terms).unwrap_or_else(|e| panic!("{config:?}: {e}"));
         let late = model.params.entries.iter().filter(|e| e.name.starts_with("encoder") && e.scope == [1]).count();
         assert!(late >= 2, "{config:?}: the layers after stage 0 belong to the late task alone");

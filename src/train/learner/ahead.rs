@@ -9,9 +9,9 @@ use super::moves::{Shared, moves};
 use crate::balance::global::Sums;
 use crate::comm::{Collective, CommError, Number};
 use crate::config::Reduction;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ffi::TorchReal;
-use crate::step::{Factors, Grads, LossSums, SharedRows, forward, weighted_grads};
+use crate::step::{Factors, Grads, LossSums, Masks, SharedRows, pass};
 use crate::train::phases::Phases;
 
 /// Length of the finite difference, as in the paper.
@@ -60,14 +60,15 @@ impl<F: TorchReal + Number> Learner<F> {
         let factors = Factors { shared: per_count(weights, &counts.total), serve_private: true };
         let mut grads = Grads::zero(SharedRows::Combined, &self.model.params);
         self.seed_torch(&at);
+        let seed = self.torch_seed(&at);
         let Learner { model, engine, losses, layout, tasks, .. } = self;
         let mut collector = Collector { engine, params: &model.params, comm: at.comm };
         collector.begin(SharedRows::Combined);
         let mut pending = LossSums::default();
         for (micro, m) in at.batches.iter().enumerate() {
-            let pass = forward(model, losses, &m.batch, at.active, true);
-            pending.add(&pass.terms);
-            weighted_grads(&model.params, &pass.terms, &factors, &mut grads)?;
+            let pass = pass(model, losses, &m.batch, at.active, Masks::new(seed, micro));
+            pending.add(pass.terms());
+            pass.weighted_grads::<Error>(model, &factors, &mut grads, None)?;
             let end = micro + 1 == at.batches.len();
             collector.micro(&mut grads, 0, end, end)?;
         }

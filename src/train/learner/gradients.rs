@@ -7,12 +7,11 @@ use crate::balance::{Coefficients, Gram, Plan};
 use crate::comm::{Collective, Number, agree_on_sum};
 use crate::config::GramFrom;
 use crate::data::Batch;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ffi::{self, TorchReal};
 use crate::rng::{Stream, seed};
 use crate::step::{
-    Factors, Forward, Grads, LeafGrads, LossSums, SharedRows, add_leaf_gram, forward, forward_cut, leaf_products,
-    staged_grads, task_grads, weighted_grads,
+    Factors, Grads, LeafGrads, LossSums, Masks, Pass, SharedRows, add_leaf_gram, forward_cut, leaf_products, pass,
 };
 use crate::train::phases::{Phase, Phases};
 use tch::{Device, Tensor};
@@ -93,11 +92,16 @@ impl<F: TorchReal + Number> Learner<F> {
     /// Seeds libtorch's generators, so that dropout needs no state in checkpoints, and so that a second pass over the
     /// same batches draws the same masks.
     pub(super) fn seed_torch(&self, at: &Place<'_>) {
-        ffi::seed_torch(seed(self.seed, Stream::Model, at.step, at.comm.world().rank as u64));
+        ffi::seed_torch(self.torch_seed(at));
+    }
+
+    pub(super) fn torch_seed(&self, at: &Place<'_>) -> i64 {
+        seed(self.seed, Stream::Model, at.step, at.comm.world().rank as u64)
     }
 
     /// `T` rows of local sums per independent batch.
     fn task_gradients(&mut self, at: Place<'_>, n_batches: usize, phases: &mut Phases) -> Result<Local> {
+        let seed = self.torch_seed(&at);
         let Learner { model, losses, engine, .. } = self;
         let shared = SharedRows::Tasks { batches: n_batches };
         let mut grads = Grads::zero(shared, &model.params);
@@ -105,12 +109,13 @@ impl<F: TorchReal + Number> Learner<F> {
         collector.begin(shared);
         let mut pending = LossSums::default();
         for (micro, m) in at.batches.iter().enumerate() {
-            let pass = phases.time(Phase::Forward, || forward(model, losses, &m.batch, at.active, true));
-            pending.add(&pass.terms);
+            let masks = Masks::new(seed, micro);
+            let pass = phases.time(Phase::Forward, || pass(model, losses, &m.batch, at.active, masks));
+            pending.add(pass.terms());
             let (batch, last) = at.group(micro, n_batches);
             phases.time(Phase::Backward, || -> Result<()> {
                 let mut done = |grads: &mut Grads, task: usize| collector.task(grads, batch, task, last);
-                task_grads(&model.params, &pass.terms, batch, &mut grads, &mut done)?;
+                pass.task_grads(model, batch, &mut grads, &mut done)?;
                 collector.micro(&mut grads, batch, last, micro + 1 == at.batches.len())
             })?;
         }
@@ -124,10 +129,10 @@ impl<F: TorchReal + Number> Learner<F> {
         // The weights must be known before the backward. Counts cost no forward pass; losses do, and a wait for the device.
         let mut sums = vec![0.0; self.tasks.len()];
         match at.batches {
-            [m] if needs_losses || self.engine.reads_for_free() => {
-                let pass = phases.time(Phase::Forward, || self.forward(&m.batch, &at));
+            [_] if needs_losses || self.engine.reads_for_free() => {
+                let pass = phases.time(Phase::Forward, || self.forward(0, &at));
                 let mut pending = LossSums::default();
-                pending.add(&pass.terms);
+                pending.add(pass.terms());
                 sums = phases.time(Phase::Losses, || pending.read(sums.len()));
                 kept = Some(pass);
             }
@@ -146,14 +151,14 @@ impl<F: TorchReal + Number> Learner<F> {
         }
         let mut grads = Grads::zero(SharedRows::Combined, &self.model.params);
         self.collector(at.comm).begin(SharedRows::Combined);
-        for (micro, m) in at.batches.iter().enumerate() {
+        for micro in 0..at.batches.len() {
             let pass = match kept.take() {
                 Some(pass) => pass,
-                None => phases.time(Phase::Forward, || self.forward(&m.batch, &at)),
+                None => phases.time(Phase::Forward, || self.forward(micro, &at)),
             };
-            pending.add(&pass.terms);
+            pending.add(pass.terms());
             let end = micro + 1 == at.batches.len();
-            phases.time(Phase::Backward, || self.weighted_backward(&pass, &factors, end, &mut grads, at.comm))?;
+            phases.time(Phase::Backward, || self.weighted_backward(pass, &factors, end, &mut grads, at.comm))?;
         }
         Ok(Local { grads: Some(grads), pending, agreed: Some(agreed) })
     }
@@ -161,7 +166,7 @@ impl<F: TorchReal + Number> Learner<F> {
     /// The backward pass of a weighted loss; in pieces at the end of a step, where the pieces can travel meanwhile.
     fn weighted_backward(
         &mut self,
-        pass: &Forward,
+        pass: Pass<'_>,
         factors: &Factors,
         end: bool,
         grads: &mut Grads,
@@ -171,9 +176,9 @@ impl<F: TorchReal + Number> Learner<F> {
         let mut collector = Collector { engine, params: &model.params, comm };
         if end && collector.wants_pieces() {
             let mut done = |grads: &mut Grads, first: usize| collector.stages(grads, first);
-            staged_grads(&model.params, pass, factors, &model.cuts(), grads, &mut done)?;
+            pass.weighted_grads(model, factors, grads, Some(&mut done))?;
         } else {
-            weighted_grads(&model.params, &pass.terms, factors, grads)?;
+            pass.weighted_grads::<Error>(model, factors, grads, None)?;
         }
         collector.micro(grads, 0, end, end)
     }
@@ -182,8 +187,9 @@ impl<F: TorchReal + Number> Learner<F> {
         Collector { engine: &mut self.engine, params: &self.model.params, comm }
     }
 
-    fn forward(&self, batch: &Batch, at: &Place<'_>) -> Forward {
-        forward(&self.model, &self.losses, batch, at.active, true)
+    fn forward<'a>(&self, micro: usize, at: &Place<'a>) -> Pass<'a> {
+        let masks = Masks::new(self.torch_seed(at), micro);
+        pass(&self.model, &self.losses, &at.batches[micro].batch, at.active, masks)
     }
 
     /// Weights, coefficients and factors of a weighted loss; gradients are still to come.
@@ -277,9 +283,9 @@ impl<F: TorchReal + Number> Learner<F> {
 
     fn sums_without_graph(&self, at: &Place<'_>, phases: &mut Phases) -> Vec<f64> {
         let mut pending = LossSums::default();
-        for m in at.batches {
-            let pass = || tch::no_grad(|| self.forward(&m.batch, at));
-            pending.add(&phases.time(Phase::Forward, pass).terms);
+        for micro in 0..at.batches.len() {
+            let pass = || tch::no_grad(|| self.forward(micro, at));
+            pending.add(phases.time(Phase::Forward, pass).terms());
         }
         pending.read(self.tasks.len())
     }

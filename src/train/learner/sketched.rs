@@ -17,7 +17,7 @@ use crate::ffi::{TorchReal, numbers};
 use crate::kernel::{Sketch, Span};
 use crate::model::Params;
 use crate::rng::{Stream, seed};
-use crate::step::{Grads, LossSums, SharedRows, forward, task_grads};
+use crate::step::{Grads, LossSums, Masks, SharedRows, pass};
 use crate::train::phases::{Phase, Phases};
 use tch::{TchError, Tensor};
 
@@ -32,11 +32,12 @@ impl<F: TorchReal + Number> Learner<F> {
         let n_tasks = self.tasks.len();
         let mut rows = Grads::zero(SharedRows::Tasks { batches: 1 }, &self.model.params);
         let mut pending = LossSums::default();
-        for m in at.batches {
-            let pass = phases.time(Phase::Forward, || forward(&self.model, &self.losses, &m.batch, at.active, true));
-            pending.add(&pass.terms);
+        for (micro, m) in at.batches.iter().enumerate() {
+            let masks = Masks::new(self.torch_seed(&at), micro);
+            let pass = phases.time(Phase::Forward, || pass(&self.model, &self.losses, &m.batch, at.active, masks));
+            pending.add(pass.terms());
             let mut done = |_: &mut Grads, _| Ok::<_, TchError>(());
-            phases.time(Phase::Backward, || task_grads(&self.model.params, &pass.terms, 0, &mut rows, &mut done))?;
+            phases.time(Phase::Backward, || pass.task_grads(&self.model, 0, &mut rows, &mut done))?;
         }
         let (losses, counts) = phases.time(Phase::Losses, || global_losses(&pending.read(n_tasks), 1, &at))?;
         let weights = self.balancer.weights(&losses, at.step);

@@ -161,11 +161,12 @@ impl<F: TorchReal + Number> Tensors<F> {
     pub fn stages(&mut self, params: &Params, grads: &mut Grads, first: usize, comm: &dyn Collective) -> Result<()> {
         let done = |s: &Segment| {
             let mut entries = params.entries[params.entries_in(s)].iter();
-            matches!(s.rows, Rows::Shared(_)) && entries.all(|e| e.stage.is_some_and(|stage| stage >= first))
+            entries.all(|e| e.stage.is_some_and(|stage| stage >= first))
         };
-        let ready: Vec<usize> = (0..params.segments.len()).rev().filter(|&s| done(&params.segments[s])).collect();
-        let ready: Vec<(usize, usize)> =
-            ready.into_iter().filter(|&s| !self.buffers.sent[s][0]).map(|s| (s, 0)).collect();
+        let shared = |s: &usize| matches!(params.segments[*s].rows, Rows::Shared(_));
+        // Up to the first that is not ready: ranks whose pieces differ, or that have none, send in one order all the same.
+        let ready = (0..params.segments.len()).rev().filter(shared).take_while(|&s| done(&params.segments[s]));
+        let ready: Vec<(usize, usize)> = ready.filter(|&s| !self.buffers.sent[s][0]).map(|s| (s, 0)).collect();
         ready.iter().for_each(|&(segment, row)| self.take(params, grads, segment, row));
         Ok(self.send(&ready, comm)?)
     }
