@@ -7,6 +7,7 @@ pub mod persist;
 pub mod phases;
 mod progress;
 mod replicas;
+mod saving;
 pub mod setup;
 mod signals;
 mod window;
@@ -26,8 +27,8 @@ use crate::eval::{evaluate, score};
 use crate::log::{DeviceRecord, EvalRecord, HParam, Logger, RunInfo, Status, Summary, TaskInfo, TrainRecord};
 use crate::optim;
 use persist::Stored;
+use saving::Saver;
 use setup::choice_name;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 use window::Window;
@@ -67,6 +68,7 @@ struct Session<'a, F> {
     dataset: Arc<Dataset>,
     learner: Learner<F>,
     progress: Progress,
+    saver: Saver,
     logger: Logger,
     steps_per_epoch: u64,
     samples_per_step: u64,
@@ -107,6 +109,7 @@ impl<'a, F: Stored> Session<'a, F> {
             agree(comm, Ok::<_, Error>(()))?;
             Logger::null()
         };
+        let saver = Saver::new(config, comm)?;
         let samples_per_step = sampler.samples_per_step() as u64;
         let began = began.checked_sub(std::time::Duration::from_secs_f64(progress.seconds)).unwrap_or(began);
         Ok(Session {
@@ -115,6 +118,7 @@ impl<'a, F: Stored> Session<'a, F> {
             dataset: Arc::new(dataset),
             learner,
             progress,
+            saver,
             logger,
             steps_per_epoch,
             samples_per_step,
@@ -154,16 +158,17 @@ impl<'a, F: Stored> Session<'a, F> {
             if due(config.train.replica_check_every, self.progress.step) {
                 check_replicas(&self.learner.model.params, self.progress.step, self.comm)?;
             }
-            let stopping = self.agree_to_stop(stop)?;
+            self.saver.poll(&mut self.logger);
+            let (stopping, time_is_up) = self.agree_what_is_due(stop)?;
             let best = self.evaluation_is_due() && self.evaluate()?;
             let last = self.progress.step == self.total_steps || self.is_impatient();
             if stopping && !last {
-                self.checkpoint(best, true)?;
+                self.last_checkpoint(best)?;
                 self.finish(Status::Stopped);
                 return Ok(Outcome::Stopped);
             }
-            if !last && ((best && config.checkpoint.best) || self.checkpoint_is_due()) {
-                self.checkpoint(best, false)?;
+            if !last && ((best && config.checkpoint.best) || self.checkpoint_is_due() || time_is_up) {
+                self.checkpoint(best)?;
             }
             window.pause(boundary);
         }
@@ -173,7 +178,7 @@ impl<'a, F: Stored> Session<'a, F> {
             self.logger.message(&format!("no better score for {n} evaluations: stopped early (`train.patience`)"));
         }
         let best = self.evaluate_at_the_end()?;
-        self.checkpoint(best, true)?;
+        self.last_checkpoint(best)?;
         self.finish(Status::Done);
         Ok(Outcome::Done)
     }
@@ -203,6 +208,8 @@ impl<'a, F: Stored> Session<'a, F> {
             }
             NonFinite::Skip => format!(", for the {MAX_SKIPPED_IN_A_ROW}th step in a row"),
         };
+        // The checkpoint in flight is the one to go back to.
+        self.saver.wait(&mut self.logger);
         self.finish(Status::Failed);
         Err(Error::Guard(format!("step {step}: {what} is not finite{again}\n  {hint}")))
     }
@@ -230,6 +237,7 @@ impl<'a, F: Stored> Session<'a, F> {
             samples_per_s: steps_per_s * self.samples_per_step as f64,
             bytes_per_step,
             skipped: self.progress.skipped,
+            checkpoint_ms: self.saver.held_ms(),
             device,
         });
     }
@@ -244,11 +252,11 @@ impl<'a, F: Stored> Session<'a, F> {
         self.progress.step as f64 / self.steps_per_epoch as f64
     }
 
-    /// Whether any rank was asked to stop.
-    fn agree_to_stop(&self, stop: &StopFlag) -> Result<bool> {
-        let mut raised = [f64::from(u8::from(stop.raised()))];
-        agree_on_sum(self.comm, &mut raised)?;
-        Ok(raised[0] > 0.0)
+    /// Whether any rank was asked to stop, and whether rank 0 wants a checkpoint because of the time.
+    fn agree_what_is_due(&self, stop: &StopFlag) -> Result<(bool, bool)> {
+        let mut wanted = [stop.raised(), self.saver.time_is_up()].map(|wanted| f64::from(u8::from(wanted)));
+        agree_on_sum(self.comm, &mut wanted)?;
+        Ok((wanted[0] > 0.0, wanted[1] > 0.0))
     }
 
     fn evaluation_is_due(&self) -> bool {
@@ -318,38 +326,27 @@ impl<'a, F: Stored> Session<'a, F> {
         })
     }
 
-    /// Writes a checkpoint. One that cannot be written is a warning, unless the run depends on it (`must`).
-    fn checkpoint(&mut self, best: bool, must: bool) -> Result<()> {
+    /// Orders a checkpoint: training goes on while rank 0 writes what is copied here. One that cannot be written is a
+    /// warning.
+    fn checkpoint(&mut self, best: bool) -> Result<()> {
+        let start = Instant::now();
         note(self.comm, self.progress.step, "checkpoint");
+        // Before anything is copied: two copies may be more than fits into memory.
+        self.saver.wait(&mut self.logger);
         self.progress.seconds = self.began.elapsed().as_secs_f64();
-        let sizes = sizes(&self.dataset);
-        let snapshot = self.learner.snapshot(self.config, self.dataset.fitted(), &self.progress, &sizes, self.comm)?;
-        let root = self.config.run.dir().join("checkpoints");
-        let written = snapshot.map_or(Ok(()), |snapshot| checkpoint::write(&root, &snapshot).map(drop));
-        let written_here = written.is_ok() && self.comm.world().is_main();
-        match agree(self.comm, written) {
-            Err(e) if must => Err(e),
-            Err(e) => {
-                self.logger.message(&format!("warning: no checkpoint at step {}: {e}", self.progress.step));
-                Ok(())
-            }
-            Ok(()) => {
-                if written_here {
-                    self.tidy(&root, best);
-                }
-                Ok(())
-            }
+        let (fitted, sizes) = (self.dataset.fitted(), sizes(&self.dataset));
+        if let Some(gathered) = self.learner.gather(self.config, fitted, &self.progress, &sizes, self.comm)? {
+            self.saver.order(self.progress.step, best, move || gathered.snapshot());
         }
+        self.saver.held_up(start);
+        Ok(())
     }
 
-    /// Marks the checkpoint just written if it is the best, and removes old ones. Failing here loses no checkpoint.
-    fn tidy(&mut self, root: &Path, best: bool) {
-        let step = self.progress.step;
-        let marked = if best && self.config.checkpoint.best { checkpoint::mark_best(root, step) } else { Ok(()) };
-        let pruned = checkpoint::prune(root, self.config.checkpoint.keep.max(1)).map(drop);
-        for error in [marked, pruned].into_iter().filter_map(Result::err) {
-            self.logger.message(&format!("warning: the checkpoint of step {step} is written, but {error}"));
-        }
+    /// Writes the checkpoint on which the run depends, and waits until it is on the disk.
+    fn last_checkpoint(&mut self, best: bool) -> Result<()> {
+        self.checkpoint(best)?;
+        let written = self.saver.must(&mut self.logger);
+        agree(self.comm, written)
     }
 
     fn finish(&mut self, status: Status) {
