@@ -5,6 +5,10 @@
 mod damage;
 #[path = "faults/disk.rs"]
 mod disk;
+#[path = "faults/guards.rs"]
+mod guards;
+#[path = "faults/inspect.rs"]
+mod inspect;
 #[path = "faults/kills.rs"]
 mod kills;
 #[allow(dead_code, reason = "all of it is used by the tests under mpirun")]

@@ -23,6 +23,7 @@ mod point;
 mod prune;
 mod read;
 mod state;
+mod survey;
 mod tensors;
 #[cfg(test)]
 mod tests;
@@ -34,6 +35,7 @@ pub use point::Point;
 pub use prune::{Keep, prune};
 pub use read::{Found, latest, read, verify};
 pub use state::{State, float, floats, read_float, read_floats};
+pub use survey::{FileInfo, Survey, Surveyed, files, survey};
 pub use write::{write, write_with};
 pub use writer::{Order, Report, Writer, Written};
 

@@ -363,3 +363,35 @@ proptest! {
         prop_assert!(json.iter().zip(&values).all(|(a, b)| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan())));
     }
 }
+
+#[test]
+fn a_survey_tells_of_every_checkpoint_whether_it_can_be_used() {
+    let root = root();
+    let root = root.path();
+    for step in [10, 20, 30] {
+        write(root, &snapshot(step, 0.0)).unwrap();
+    }
+    mark_best(root, 20).unwrap();
+    flip(&root.join("step_00000020/state.json"), 3);
+    fs::remove_file(root.join("step_00000010/MANIFEST.json")).unwrap();
+    fs::create_dir(root.join(".tmp-step_00000040-1")).unwrap();
+    let survey = survey(root).unwrap();
+    assert_eq!((survey.latest, survey.best, &survey.warnings), (Some(30), Some(20), &vec![]));
+    let steps: Vec<u64> = survey.checkpoints.iter().map(|c| c.step).collect();
+    assert_eq!(steps, [10, 20, 30]);
+    let damage: Vec<&str> = survey.checkpoints.iter().map(|c| c.damage.as_deref().unwrap_or("good")).collect();
+    assert!(damage[0].contains("step_00000010/MANIFEST.json: No such file"), "{damage:?}");
+    assert!(damage[1].contains("step_00000020/state.json: damaged: SHA-256"), "{damage:?}");
+    assert_eq!(damage[2], "good");
+    let listed = files(&root.join("step_00000030")).unwrap();
+    assert_eq!(survey.checkpoints[2].bytes, listed.iter().map(|file| file.bytes).sum::<u64>());
+    assert_eq!(listed.iter().map(|file| file.name.as_str()).collect::<Vec<_>>().len(), 4);
+
+    fs::remove_dir_all(root.join("step_00000020")).unwrap();
+    fs::write(root.join("latest"), "garbage").unwrap();
+    let survey = super::survey(root).unwrap();
+    let expected = ["latest: does not name a checkpoint", "best: names step_00000020, which is not there"];
+    assert_eq!((survey.latest, survey.best, survey.warnings.len()), (None, Some(20), 2));
+    assert!(survey.warnings.iter().zip(expected).all(|(w, e)| w.contains(e)), "{:?}", survey.warnings);
+    assert_eq!(super::survey(&root.join("none")).unwrap().checkpoints, []);
+}

@@ -2,7 +2,7 @@
 
 use super::{ConfigArgs, with_world};
 use crate::error::{Error, Result, exit};
-use crate::train::{Outcome, Resume, StopFlag, train};
+use crate::train::{Options, Outcome, Resume, StopFlag, train};
 use clap::Args;
 
 /// Reads `CONFIG`, trains into its run directory (`run.dir`, default `runs/<run.name>`), and ends with a table of
@@ -20,6 +20,10 @@ pub struct TrainArgs {
     /// the run has checkpoints of its own they count, unless DIR is one of them, which goes back to it
     #[arg(long, value_name = "auto|never|DIR", default_value = "auto")]
     resume: String,
+    /// Continue although the configuration has changed in what makes another experiment; the changes are printed. What is
+    /// saved must still fit: the model, its tasks, the optimizer
+    #[arg(long)]
+    allow_config_change: bool,
 }
 
 impl TrainArgs {
@@ -30,9 +34,10 @@ impl TrainArgs {
             "never" => Resume::Never,
             dir => Resume::From(dir.into()),
         };
+        let options = Options { resume, allow_config_change: self.allow_config_change };
         let stop = StopFlag::install().map_err(|source| Error::Io { path: "signal handlers".into(), source })?;
         with_world(&config.comm, &config.run.dir(), |comm| {
-            Ok(match train(&config, &resume, &stop, comm)? {
+            Ok(match train(&config, &options, &stop, comm)? {
                 Outcome::Done => exit::DONE,
                 Outcome::Stopped => exit::AGAIN,
             })

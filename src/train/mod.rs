@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod device;
 mod learner;
+mod lock;
 pub mod persist;
 pub mod phases;
 mod progress;
@@ -15,7 +16,7 @@ mod window;
 pub use learner::{Compute, Learner, Recipe, StepReport};
 pub use progress::Progress;
 pub use replicas::check_replicas;
-pub use setup::Resume;
+pub use setup::{Options, Resume};
 pub use signals::StopFlag;
 
 use crate::checkpoint;
@@ -26,6 +27,7 @@ use crate::error::{Error, Result};
 use crate::eval::{evaluate, score};
 use crate::log::{DeviceRecord, EvalRecord, HParam, Logger, RunInfo, Status, Summary, TaskInfo, TrainRecord};
 use crate::optim;
+use lock::RunLock;
 use persist::Stored;
 use saving::Saver;
 use setup::choice_name;
@@ -53,11 +55,11 @@ pub enum Outcome {
 /// # Errors
 /// Bad configuration, data or checkpoints, on all ranks alike; [`Error::Guard`] when training stops itself; and failures
 /// of one rank alone, for which [`Error::is_local`] holds and the job must be aborted.
-pub fn train(config: &Config, resume: &Resume, stop: &StopFlag, comm: &dyn Collective) -> Result<Outcome> {
+pub fn train(config: &Config, options: &Options, stop: &StopFlag, comm: &dyn Collective) -> Result<Outcome> {
     setup::same_config(config, comm)?;
     match config.train.precision {
-        Precision::F32 | Precision::Bf16 => Session::<f32>::start(config, resume, comm)?.run(stop),
-        Precision::F64 => Session::<f64>::start(config, resume, comm)?.run(stop),
+        Precision::F32 | Precision::Bf16 => Session::<f32>::start(config, options, comm)?.run(stop),
+        Precision::F64 => Session::<f64>::start(config, options, comm)?.run(stop),
     }
 }
 
@@ -75,14 +77,17 @@ struct Session<'a, F> {
     total_steps: u64,
     /// Training began at this moment, as if all earlier sessions had happened just before this one.
     began: Instant,
+    /// On rank 0: keeps other jobs out of the run directory until all the rest of this is gone.
+    _lock: Option<RunLock>,
 }
 
 impl<'a, F: Stored> Session<'a, F> {
-    fn start(config: &'a Config, resume: &Resume, comm: &'a dyn Collective) -> Result<Self> {
+    fn start(config: &'a Config, options: &Options, comm: &'a dyn Collective) -> Result<Self> {
         let began = Instant::now();
         setup::set_threads(config, comm);
         let device = device::choose(config, comm)?;
-        let start = setup::find_start(config, resume, comm)?;
+        let lock = agree(comm, comm.world().is_main().then(|| RunLock::take(&config.run.dir())).transpose())?;
+        let start = setup::find_start(config, options, comm)?;
         let dataset = setup::open_data(config, start.as_ref(), comm)?;
         let sampler = dataset.sampler(config)?;
         let mut learner = setup::build_learner::<F>(config, &dataset, device, comm)?;
@@ -124,6 +129,7 @@ impl<'a, F: Stored> Session<'a, F> {
             samples_per_step,
             total_steps,
             began,
+            _lock: lock,
         })
     }
 
