@@ -14,6 +14,8 @@ mod kills;
 #[allow(dead_code, reason = "all of it is used by the tests under mpirun")]
 #[path = "mpirun/process.rs"]
 mod process;
+#[path = "faults/retention.rs"]
+mod retention;
 #[allow(dead_code, reason = "all of it is used by the tests under mpirun")]
 #[path = "mpirun/sandbox.rs"]
 mod sandbox;

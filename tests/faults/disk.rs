@@ -41,6 +41,24 @@ fn a_full_disk_is_a_warning_until_the_run_depends_on_the_checkpoint() {
     assert_eq!(run.latest().step, 7);
 }
 
+/// A file where the folder must go: whoever writes it fails, and the other rank must hear of it.
+#[cfg(feature = "mpi")]
+#[test]
+fn two_ranks_agree_that_the_last_checkpoint_could_not_be_written() {
+    let sandbox = Sandbox::new();
+    let run = sandbox.run("x");
+    let root = run.0.join("checkpoints");
+    std::fs::create_dir_all(&root).unwrap();
+    for step in [4, 6] {
+        std::fs::write(root.join(format!("step_{step:08}")), "in the way").unwrap();
+    }
+    let output = sandbox.start(2, "x", &["checkpoint.every=2", "train.steps=6"]).wait().exits_with(3);
+    let output = output.complains_once(&["error: ", "checkpoints/step_00000006: "]);
+    let words = format!("{}{}", output.stdout, output.stderr);
+    assert!(words.contains("warning: no checkpoint at step 4: "), "{output}");
+    assert_eq!((run.last_step(), run.latest().step), (6, 2));
+}
+
 #[test]
 fn a_run_directory_that_cannot_be_made_is_an_error_at_the_start() {
     let sandbox = Sandbox::new();
