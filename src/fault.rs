@@ -1,6 +1,7 @@
 //! Fault injection: what `POLYTASK_FAULT` breaks on purpose, so that tests can prove how failures end. The form and the
 //! kinds are described in `docs/faults.md`.
 
+use crate::checkpoint::Point;
 use crate::comm::watchdog::skip_next_all_reduce;
 use crate::error::{Error, Result};
 use crate::world::World;
@@ -12,10 +13,9 @@ use std::time::Duration;
 /// The variable that arms faults.
 pub const VARIABLE: &str = "POLYTASK_FAULT";
 
-const KINDS: &str =
-    "`kill`, `segfault`, `abort`, `panic`, `exit0`, `exit1`, `error`, `leave`, `stop`, `sleep=SECONDS`, `skip`";
+const KINDS: &str = "`kill`, `segfault`, `abort`, `panic`, `exit0`, `exit1`, `error`, `leave`, `stop`, `sleep=SECONDS`, `skip`, `ckpt:POINT`";
 
-/// One fault: what happens, at the start of which step (from 1), on which rank.
+/// One fault: what happens, at the start of which step (from 1) or in writing its checkpoint, on which rank.
 #[derive(Debug, Clone, PartialEq)]
 struct Fault {
     kind: Kind,
@@ -41,6 +41,8 @@ enum Kind {
     Sleep(Duration),
     /// The next small sum is left out.
     Skip,
+    /// SIGKILL at an instant of writing the checkpoint of the step: when it comes for this time, from 1.
+    Write(Point, u64),
 }
 
 static ARMED: OnceLock<Vec<Fault>> = OnceLock::new();
@@ -83,6 +85,10 @@ fn parse(entry: &str, world: World) -> Result<Fault> {
         ("leave", None) => Kind::Leave,
         ("stop", None) => Kind::Stop,
         ("skip", None) => Kind::Skip,
+        _ if name.starts_with("ckpt:") => match write(&name["ckpt:".len()..], value) {
+            Ok(kind) => kind,
+            Err(why) => return refuse(why),
+        },
         ("sleep", Some(seconds)) => match seconds.parse().map(Duration::try_from_secs_f64) {
             Ok(Ok(time)) => Kind::Sleep(time),
             _ => return refuse(format!("`{seconds}` is no number of seconds")),
@@ -96,6 +102,25 @@ fn parse(entry: &str, world: World) -> Result<Fault> {
         Ok(rank) if rank < world.size => Ok(Fault { kind, step, rank }),
         _ => refuse(format!("there is no rank `{rank}` in a world of {}", world.size)),
     }
+}
+
+/// `POINT` and `POINT=N`.
+fn write(point: &str, nth: Option<&str>) -> std::result::Result<Kind, String> {
+    let names = || Point::ALL.map(|p| format!("`{}`", p.name())).join(", ");
+    let found = Point::ALL.into_iter().find(|p| p.name() == point);
+    let found = found.ok_or_else(|| format!("no instant of writing is called `{point}`, expected {}", names()))?;
+    match nth.map_or(Ok(1), str::parse) {
+        Ok(nth) if nth > 0 => Ok(Kind::Write(found, nth)),
+        _ => Err(format!("`{}` is no number of times", nth.unwrap_or_default())),
+    }
+}
+
+/// Lets happen what is armed for the `nth` time of this instant in writing the checkpoint of this step. Never returns if
+/// something is.
+pub fn strike_writing(step: u64, point: Point, nth: u64, world: World) {
+    let armed = ARMED.get().into_iter().flatten();
+    let here = |fault: &&Fault| (fault.step, fault.rank) == (step, world.rank) && fault.kind == Kind::Write(point, nth);
+    armed.filter(here).for_each(|_| signal(SIGKILL));
 }
 
 /// Lets happen what is armed for the start of this step (from 1) on this rank.
@@ -125,6 +150,8 @@ impl Fault {
             Kind::Stop => signal(SIGSTOP),
             Kind::Sleep(time) => std::thread::sleep(*time),
             Kind::Skip => skip_next_all_reduce(),
+            // Not at the start of a step: `strike_writing`.
+            Kind::Write(..) => {}
         }
         Ok(())
     }
@@ -148,6 +175,8 @@ mod tests {
         assert_eq!(parse("kill@10:1", THREE).unwrap(), fault(Kind::Kill, 10, 1));
         assert_eq!(parse("exit1@1:0", THREE).unwrap(), fault(Kind::Exit(1), 1, 0));
         assert_eq!(parse("sleep=1.5@2:2", THREE).unwrap(), fault(Kind::Sleep(Duration::from_millis(1500)), 2, 2));
+        assert_eq!(parse("ckpt:renamed@4:0", THREE).unwrap(), fault(Kind::Write(Point::Renamed, 1), 4, 0));
+        assert_eq!(parse("ckpt:file_filled=3@4:1", THREE).unwrap(), fault(Kind::Write(Point::FileFilled, 3), 4, 1));
     }
 
     #[test]
@@ -162,6 +191,9 @@ mod tests {
             ("sleep=nan@1:0", "`nan` is no number of seconds"),
             ("stop@0:0", "`0` is no step; the first one is 1"),
             ("stop@1:3", "there is no rank `3` in a world of 3"),
+            ("ckpt:rename@4:0", "no instant of writing is called `rename`, expected `temp_made`, `file_filled`"),
+            ("ckpt:renamed=0@4:0", "`0` is no number of times"),
+            ("ckpt@4:0", "no fault is called `ckpt`"),
             ("skip@2:1, stop@x:1", "`stop@x:1`: `x` is no step"),
         ] {
             let error = arm(Some(text), THREE).unwrap_err();

@@ -37,7 +37,7 @@
 //! | `balance` | `config`, `world`, `rng`, `kernel`, `comm` |
 //! | `eval` | `config`, `world`, `rng`, `kernel`, `ffi`, `data`, `model`, `step`, `comm` |
 //! | `checkpoint` | `config`, `world`, `rng`, `comm` |
-//! | `fault` | `world`, `comm`, `error` |
+//! | `fault` | `world`, `comm`, `checkpoint`, `error` |
 //! | `error`, `train`, `cli` | everything |
 //!
 //! | what | looked for in | only in |

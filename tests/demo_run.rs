@@ -98,6 +98,7 @@ fn train_record(step: u64) -> TrainRecord {
         samples_per_s: 66_000.0 + noise(&mut rng, 2500.0),
         bytes_per_step: 17_000_000,
         skipped: 0,
+        checkpoint_ms: None,
         device: None,
     }
 }

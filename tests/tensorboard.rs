@@ -51,6 +51,7 @@ fn train_record(step: u64) -> TrainRecord {
         samples_per_s: 1000.0,
         bytes_per_step: 4096,
         skipped: 0,
+        checkpoint_ms: None,
         device: None,
     }
 }

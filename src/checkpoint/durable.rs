@@ -61,16 +61,24 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// Writes a new file and waits until it is on the disk; returns its length and SHA-256.
-pub(super) fn write_file(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(u64, String)> {
-    let create = || -> io::Result<(u64, String)> {
+/// Writes a new file and waits until it is on the disk; returns its length and SHA-256. `filled` is called when the
+/// system has all of it and the disk may not.
+pub(super) fn write_file(
+    path: &Path,
+    fill: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    filled: impl FnOnce() -> Result<()>,
+) -> Result<(u64, String)> {
+    let create = || -> io::Result<(File, u64, String)> {
         let file = BufWriter::with_capacity(1 << 20, File::create(path)?);
         let mut out = HashWriter { inner: file, sha: Sha256::new(), bytes: 0 };
         fill(&mut out)?;
-        out.inner.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-        Ok((out.bytes, hex(&out.sha.finalize())))
+        let file = out.inner.into_inner().map_err(io::IntoInnerError::into_error)?;
+        Ok((file, out.bytes, hex(&out.sha.finalize())))
     };
-    create().map_err(CheckpointError::io(path))
+    let (file, bytes, sha256) = create().map_err(CheckpointError::io(path))?;
+    filled()?;
+    file.sync_all().map_err(CheckpointError::io(path))?;
+    Ok((bytes, sha256))
 }
 
 /// Waits until the entries of a folder (new names, renames) are on the disk.

@@ -116,7 +116,7 @@ pub(super) fn read_pointer(root: &Path, pointer: &str) -> Result<Option<u64>> {
 /// Writes a pointer beside its place; [`place_pointer`] puts it there.
 pub(super) fn prepare_pointer(root: &Path, pointer: &str, step: u64) -> Result<PathBuf> {
     let temp = root.join(format!("{TEMP}{pointer}-{}", std::process::id()));
-    write_file(&temp, |out| writeln!(out, "{}", name(step)))?;
+    write_file(&temp, |out| writeln!(out, "{}", name(step)), || Ok(()))?;
     Ok(temp)
 }
 

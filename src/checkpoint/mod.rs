@@ -14,24 +14,30 @@
 //! **A crash at any instant leaves a checkpoint that opens.** A folder is written under a temporary name, synced to
 //! disk file by file, renamed, and only then named by `latest`; what was there before is not touched until then.
 //! [`latest`] trusts no folder whose sizes and hashes do not fit its manifest, and falls back to an older one.
-//! Only rank 0 writes; any number of ranks reads.
+//! Only rank 0 writes, from a thread of its own ([`Writer`]) while training goes on; any number of ranks reads.
 
 mod durable;
 mod folder;
 mod manifest;
+mod point;
 mod prune;
 mod read;
 mod state;
+mod survey;
 mod tensors;
 #[cfg(test)]
 mod tests;
 mod write;
+mod writer;
 
 pub use folder::{best, mark_best};
-pub use prune::prune;
+pub use point::Point;
+pub use prune::{Keep, prune};
 pub use read::{Found, latest, read, verify};
 pub use state::{State, float, floats, read_float, read_floats};
-pub use write::{Point, write, write_with};
+pub use survey::{FileInfo, Survey, Surveyed, files, survey};
+pub use write::{write, write_with};
+pub use writer::{Order, Report, Writer, Written};
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

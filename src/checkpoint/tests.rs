@@ -93,7 +93,7 @@ fn crash_everywhere(prepare: impl Fn(&Path), new: &Snapshot, valid: &[Option<&Sn
         write(root.path(), new).unwrap();
         let healed = found(root.path());
         assert_eq!((&healed.snapshot, healed.warnings), (new, vec![]), "healed after {point:?}");
-        prune(root.path(), 1).unwrap();
+        prune(root.path(), Keep::last(1)).unwrap();
         assert_eq!(names(root.path()), ["latest".to_string(), folder::name(new.step)], "pruned after {point:?}");
         assert_eq!(found(root.path()).snapshot, *new);
     }
@@ -105,8 +105,9 @@ fn a_crash_of_the_first_write_leaves_nothing_or_the_new_one() {
     let new = snapshot(10, 0.0);
     let points = crash_everywhere(|_| {}, &new, &[None, Some(&new)]);
     use Point::*;
-    let files = [FileWritten; 4];
-    let expected = [&[TempMade][..], &files, &[ManifestWritten, TempSynced, Renamed, RootSynced]].concat();
+    let files = [FileFilled, FileWritten].repeat(4);
+    let end = [FileFilled, ManifestWritten, TempSynced, Renamed, RootSynced];
+    let expected = [&[TempMade][..], &files, &end].concat();
     assert_eq!(points, [&expected[..], &[PointerWritten, PointerPlaced, Done]].concat());
 }
 
@@ -257,19 +258,34 @@ fn prune_keeps_the_last_the_best_and_the_latest() {
     fs::create_dir(root.join(".tmp-step_00000060-4294967295")).unwrap();
     fs::create_dir(root.join(".tmp-step_00000060-1")).unwrap();
     fs::write(root.join(".tmp-latest-4294967295"), "x").unwrap();
-    let removed = prune(root, 2).unwrap();
+    let removed = prune(root, Keep::last(2)).unwrap();
     assert_eq!(removed, [root.join("step_00000010"), root.join("step_00000030")]);
     // Process 1 runs.
     let left = [".tmp-step_00000060-1", "best", "latest", "step_00000020", "step_00000040", "step_00000050"];
     assert_eq!(names(root), left);
-    assert_eq!(prune(root, 2).unwrap(), Vec::<PathBuf>::new());
+    assert_eq!(prune(root, Keep::last(2)).unwrap(), Vec::<PathBuf>::new());
 
     // Taken back to step 20: what comes after the latest is of the abandoned course.
     write(root, &snapshot(25, 0.0)).unwrap();
-    prune(root, 3).unwrap();
+    prune(root, Keep::last(3)).unwrap();
     assert_eq!(names(root), [".tmp-step_00000060-1", "best", "latest", "step_00000020", "step_00000025"]);
-    prune(root, 0).unwrap();
+    prune(root, Keep::last(0)).unwrap();
     assert_eq!(found(root).snapshot.step, 25);
+}
+
+#[test]
+fn prune_keeps_multiples_of_a_step_for_good() {
+    let root = root();
+    let root = root.path();
+    for step in [10, 20, 30, 40, 50, 60] {
+        write(root, &snapshot(step, 0.0)).unwrap();
+    }
+    assert_eq!(prune(root, Keep { last: 1, every: 20 }).unwrap().len(), 3);
+    assert_eq!(names(root), ["latest", "step_00000020", "step_00000040", "step_00000060"]);
+    // Those of an abandoned course go all the same.
+    write(root, &snapshot(25, 0.0)).unwrap();
+    prune(root, Keep { last: 1, every: 20 }).unwrap();
+    assert_eq!(names(root), ["latest", "step_00000020", "step_00000025"]);
 }
 
 #[test]
@@ -346,4 +362,36 @@ proptest! {
         let json = read_floats(&back.json["state"], "x", values.len()).unwrap();
         prop_assert!(json.iter().zip(&values).all(|(a, b)| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan())));
     }
+}
+
+#[test]
+fn a_survey_tells_of_every_checkpoint_whether_it_can_be_used() {
+    let root = root();
+    let root = root.path();
+    for step in [10, 20, 30] {
+        write(root, &snapshot(step, 0.0)).unwrap();
+    }
+    mark_best(root, 20).unwrap();
+    flip(&root.join("step_00000020/state.json"), 3);
+    fs::remove_file(root.join("step_00000010/MANIFEST.json")).unwrap();
+    fs::create_dir(root.join(".tmp-step_00000040-1")).unwrap();
+    let survey = survey(root).unwrap();
+    assert_eq!((survey.latest, survey.best, &survey.warnings), (Some(30), Some(20), &vec![]));
+    let steps: Vec<u64> = survey.checkpoints.iter().map(|c| c.step).collect();
+    assert_eq!(steps, [10, 20, 30]);
+    let damage: Vec<&str> = survey.checkpoints.iter().map(|c| c.damage.as_deref().unwrap_or("good")).collect();
+    assert!(damage[0].contains("step_00000010/MANIFEST.json: No such file"), "{damage:?}");
+    assert!(damage[1].contains("step_00000020/state.json: damaged: SHA-256"), "{damage:?}");
+    assert_eq!(damage[2], "good");
+    let listed = files(&root.join("step_00000030")).unwrap();
+    assert_eq!(survey.checkpoints[2].bytes, listed.iter().map(|file| file.bytes).sum::<u64>());
+    assert_eq!(listed.iter().map(|file| file.name.as_str()).collect::<Vec<_>>().len(), 4);
+
+    fs::remove_dir_all(root.join("step_00000020")).unwrap();
+    fs::write(root.join("latest"), "garbage").unwrap();
+    let survey = super::survey(root).unwrap();
+    let expected = ["latest: does not name a checkpoint", "best: names step_00000020, which is not there"];
+    assert_eq!((survey.latest, survey.best, survey.warnings.len()), (None, Some(20), 2));
+    assert!(survey.warnings.iter().zip(expected).all(|(w, e)| w.contains(e)), "{:?}", survey.warnings);
+    assert_eq!(super::survey(&root.join("none")).unwrap().checkpoints, []);
 }

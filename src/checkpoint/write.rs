@@ -4,35 +4,10 @@ use super::durable::{remove_dir, rename, sync_dir, write_file};
 use super::folder::{self, LATEST};
 use super::manifest::{self, FileEntry, Manifest};
 use super::read::verified;
-use super::{CheckpointError, Result, Snapshot, tensors};
+use super::{CheckpointError, Point, Result, Snapshot, tensors};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-
-/// The instants of a write between which a crash makes a difference, in order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Point {
-    /// The temporary folder is there, empty.
-    TempMade,
-    /// One more file is on the disk (once per file).
-    FileWritten,
-    /// The manifest is on the disk.
-    ManifestWritten,
-    /// The temporary folder is complete and on the disk.
-    TempSynced,
-    /// Only when the step exists with other content: its folder has been moved aside, or removed if damaged.
-    OldMovedAside,
-    /// The folder has its proper name.
-    Renamed,
-    /// The new name is on the disk.
-    RootSynced,
-    /// The new content of `latest` is on the disk, under another name.
-    PointerWritten,
-    /// `latest` names the new folder.
-    PointerPlaced,
-    /// All is done.
-    Done,
-}
 
 /// Writes a checkpoint below `root` and makes it the latest; returns its folder. A step that is there already with
 /// the same content is left alone; one with other content, or damaged, is replaced.
@@ -51,7 +26,7 @@ pub fn write(root: &Path, snapshot: &Snapshot) -> Result<PathBuf> {
 }
 
 /// Cleans up after an error, as far as possible: the error itself is what counts.
-fn undo(root: &Path, step: u64) {
+pub(super) fn undo(root: &Path, step: u64) {
     let (target, aside) = (root.join(folder::name(step)), folder::aside(root, step));
     if !target.exists() && aside.exists() {
         let _ = rename(&aside, &target);
@@ -133,18 +108,21 @@ fn write_temp(temp: &Path, snapshot: &Snapshot, at: &mut dyn FnMut(Point) -> Res
     let mut files = Vec::new();
     for (stem, list) in &snapshot.tensors {
         let name = format!("{stem}.safetensors");
-        let (bytes, sha256) = write_file(&temp.join(&name), |out| tensors::write(list, out))?;
+        let filled = || at(Point::FileFilled);
+        let (bytes, sha256) = write_file(&temp.join(&name), |out| tensors::write(list, out), filled)?;
         files.push(FileEntry { name, bytes, sha256 });
         at(Point::FileWritten)?;
     }
     for (stem, value) in &snapshot.json {
         let name = format!("{stem}.json");
-        let (bytes, sha256) = write_file(&temp.join(&name), |out| writeln!(out, "{value:#}"))?;
+        let filled = || at(Point::FileFilled);
+        let (bytes, sha256) = write_file(&temp.join(&name), |out| writeln!(out, "{value:#}"), filled)?;
         files.push(FileEntry { name, bytes, sha256 });
         at(Point::FileWritten)?;
     }
     let manifest = Manifest::new(snapshot.step, files);
-    write_file(&temp.join(manifest::FILE), |out| out.write_all(manifest.render().as_bytes()))?;
+    let text = manifest.render();
+    write_file(&temp.join(manifest::FILE), |out| out.write_all(text.as_bytes()), || at(Point::FileFilled))?;
     at(Point::ManifestWritten)?;
     sync_dir(temp)?;
     at(Point::TempSynced)?;

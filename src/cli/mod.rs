@@ -6,6 +6,7 @@ pub mod check;
 mod compare;
 pub mod doctor;
 mod eval;
+mod inspect;
 mod methods;
 mod predict;
 mod restored;
@@ -52,6 +53,8 @@ enum Command {
     Compare(compare::CompareArgs),
     /// Evaluate a checkpoint of a run
     Eval(eval::EvalArgs),
+    /// Show what a checkpoint holds, or which checkpoints of a run can be used
+    Inspect(inspect::InspectArgs),
     /// Predict for the rows of a file: CSV, Parquet or JSON lines
     Predict(predict::PredictArgs),
     /// Check a configuration: open the data, build the model, run one step on a few rows; changes nothing
@@ -97,6 +100,7 @@ impl Arguments {
             Command::Train(args) => args.run(),
             Command::Compare(args) => args.run(),
             Command::Eval(args) => args.run(),
+            Command::Inspect(args) => args.run(),
             Command::Predict(args) => args.run(),
             Command::Check(args) => args.run(),
             Command::Bench(args) => args.run(),

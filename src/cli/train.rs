@@ -2,7 +2,7 @@
 
 use super::{ConfigArgs, stop, with_world};
 use crate::error::{Result, exit};
-use crate::train::{Outcome, Resume, train};
+use crate::train::{Options, Outcome, Resume, train};
 use clap::Args;
 
 /// Reads `CONFIG`, trains into its run directory (`run.dir`, default `runs/<run.name>`), and ends with a table of
@@ -21,6 +21,10 @@ pub struct TrainArgs {
     /// the run has checkpoints of its own they count, unless DIR is one of them, which goes back to it
     #[arg(long, value_name = "auto|never|DIR", default_value = "auto")]
     resume: String,
+    /// Continue although the configuration has changed in what makes another experiment; the changes are printed. What is
+    /// saved must still fit: the model, its tasks, the optimizer
+    #[arg(long)]
+    allow_config_change: bool,
 }
 
 impl TrainArgs {
@@ -31,9 +35,10 @@ impl TrainArgs {
             "never" => Resume::Never,
             dir => Resume::From(dir.into()),
         };
+        let options = Options { resume, allow_config_change: self.allow_config_change };
         let stop = stop::listen()?;
         with_world(&config.comm, &config.run.dir(), |comm| {
-            Ok(match train(&config, &resume, &stop, comm)? {
+            Ok(match train(&config, &options, &stop, comm)? {
                 Outcome::Done => exit::DONE,
                 Outcome::Stopped => exit::AGAIN,
             })

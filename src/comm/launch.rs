@@ -29,6 +29,12 @@ pub fn world_by_launcher() -> World {
     }
 }
 
+/// The job's name at its scheduler, for people: `SLURM_JOB_ID`, `PBS_JOBID`, `LSB_JOBID` or `JOB_ID`.
+pub fn job_by_launcher() -> Option<String> {
+    let jobs = ["SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID"];
+    jobs.iter().find_map(|name| std::env::var(name).ok().filter(|job| !job.trim().is_empty()))
+}
+
 /// Threads per rank as the user's environment wants them (`OMP_NUM_THREADS`).
 pub fn threads_by_environment() -> Option<usize> {
     number("OMP_NUM_THREADS").filter(|&n| n > 0)

@@ -17,7 +17,9 @@ pub mod tensors;
 pub mod threads;
 pub mod watchdog;
 
-pub use launch::{connect, launched, rank_by_launcher, shares_gpus, threads_by_environment, world_by_launcher};
+pub use launch::{
+    connect, job_by_launcher, launched, rank_by_launcher, shares_gpus, threads_by_environment, world_by_launcher,
+};
 pub use solo::Solo;
 pub use threads::Threads;
 pub use watchdog::{Watchdog, WatchdogOptions};

@@ -227,15 +227,19 @@ pub enum Reduction {
 pub struct Checkpoint {
     /// Write one every so many steps (0: only at evaluations and at the end).
     pub every: u64,
+    /// Write one when so many minutes have passed since the last one, too.
+    pub every_minutes: Option<f64>,
     /// Keep the last so many, besides the best one.
     pub keep: usize,
+    /// Keep those for good whose step is a multiple of this (0: none).
+    pub keep_every: u64,
     /// Keep the best one by `train.best_by`.
     pub best: bool,
 }
 
 impl Default for Checkpoint {
     fn default() -> Self {
-        Checkpoint { every: 0, keep: 3, best: true }
+        Checkpoint { every: 0, every_minutes: None, keep: 3, keep_every: 0, best: true }
     }
 }
 

@@ -88,6 +88,9 @@ pub fn train(record: &TrainRecord) -> Value {
         "bytes_per_step": record.bytes_per_step,
         "skipped": record.skipped,
     });
+    if let Some(ms) = record.checkpoint_ms {
+        line["checkpoint_ms"] = json!(ms);
+    }
     if let Some(device) = &record.device {
         line["device_memory_mib"] = json!(device.memory_mib);
         if let Some((ms, exposed)) = device.exchange {

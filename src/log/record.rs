@@ -119,6 +119,8 @@ pub struct TrainRecord {
     pub bytes_per_step: u64,
     /// Steps skipped so far because a value was not finite.
     pub skipped: u64,
+    /// Milliseconds for which checkpoints held training up since the last record; `None`: there was none.
+    pub checkpoint_ms: Option<f64>,
     /// What only a device has.
     pub device: Option<DeviceRecord>,
 }

@@ -22,6 +22,7 @@ pub fn train_record(step: u64, tasks: &[&str]) -> TrainRecord {
         samples_per_s: 5120.0,
         bytes_per_step: 4096,
         skipped: 0,
+        checkpoint_ms: None,
         device: None,
     }
 }

@@ -3,10 +3,12 @@
 pub mod clock;
 pub mod device;
 mod learner;
+mod lock;
 pub mod persist;
 pub mod phases;
 mod progress;
 mod replicas;
+mod saving;
 pub mod setup;
 mod signals;
 mod time_limit;
@@ -15,7 +17,7 @@ mod window;
 pub use learner::{Compute, Learner, Recipe, StepReport};
 pub use progress::Progress;
 pub use replicas::check_replicas;
-pub use setup::Resume;
+pub use setup::{Options, Resume};
 pub use signals::StopFlag;
 pub use time_limit::TimeLimit;
 
@@ -27,9 +29,10 @@ use crate::error::{Error, Result};
 use crate::eval::{evaluate, score};
 use crate::log::{DeviceRecord, EvalRecord, HParam, Logger, RunInfo, Status, Summary, TaskInfo, TrainRecord};
 use crate::optim;
+use lock::RunLock;
 use persist::Stored;
+use saving::Saver;
 use setup::choice_name;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 use window::Window;
@@ -54,12 +57,12 @@ pub enum Outcome {
 /// # Errors
 /// Bad configuration, data or checkpoints, on all ranks alike; [`Error::Guard`] when training stops itself; and failures
 /// of one rank alone, for which [`Error::is_local`] holds and the job must be aborted.
-pub fn train(config: &Config, resume: &Resume, stop: &StopFlag, comm: &dyn Collective) -> Result<Outcome> {
+pub fn train(config: &Config, options: &Options, stop: &StopFlag, comm: &dyn Collective) -> Result<Outcome> {
     let limit = TimeLimit::new(&config.train, stop, Instant::now());
     setup::same_config(config, comm)?;
     match config.train.precision {
-        Precision::F32 | Precision::Bf16 => Session::<f32>::start(config, resume, limit, comm)?.run(stop),
-        Precision::F64 => Session::<f64>::start(config, resume, limit, comm)?.run(stop),
+        Precision::F32 | Precision::Bf16 => Session::<f32>::start(config, options, limit, comm)?.run(stop),
+        Precision::F64 => Session::<f64>::start(config, options, limit, comm)?.run(stop),
     }
 }
 
@@ -70,6 +73,7 @@ struct Session<'a, F> {
     dataset: Arc<Dataset>,
     learner: Learner<F>,
     progress: Progress,
+    saver: Saver,
     logger: Logger,
     limit: TimeLimit,
     steps_per_epoch: u64,
@@ -77,14 +81,17 @@ struct Session<'a, F> {
     total_steps: u64,
     /// Training began at this moment, as if all earlier sessions had happened just before this one.
     began: Instant,
+    /// On rank 0: keeps other jobs out of the run directory until all the rest of this is gone.
+    _lock: Option<RunLock>,
 }
 
 impl<'a, F: Stored> Session<'a, F> {
-    fn start(config: &'a Config, resume: &Resume, limit: TimeLimit, comm: &'a dyn Collective) -> Result<Self> {
+    fn start(config: &'a Config, options: &Options, limit: TimeLimit, comm: &'a dyn Collective) -> Result<Self> {
         let began = Instant::now();
         setup::set_threads(config, comm);
         let device = device::choose(config, comm)?;
-        let start = setup::find_start(config, resume, comm)?;
+        let lock = agree(comm, comm.world().is_main().then(|| RunLock::take(&config.run.dir())).transpose())?;
+        let start = setup::find_start(config, options, comm)?;
         let dataset = setup::open_data(config, start.as_ref(), comm)?;
         let sampler = dataset.sampler(config)?;
         let mut learner = setup::build_learner::<F>(config, &dataset, device, comm)?;
@@ -111,6 +118,7 @@ impl<'a, F: Stored> Session<'a, F> {
             agree(comm, Ok::<_, Error>(()))?;
             Logger::null()
         };
+        let saver = Saver::new(config, comm)?;
         let samples_per_step = sampler.samples_per_step() as u64;
         let began = began.checked_sub(std::time::Duration::from_secs_f64(progress.seconds)).unwrap_or(began);
         Ok(Session {
@@ -119,12 +127,14 @@ impl<'a, F: Stored> Session<'a, F> {
             dataset: Arc::new(dataset),
             learner,
             progress,
+            saver,
             logger,
             limit,
             steps_per_epoch,
             samples_per_step,
             total_steps,
             began,
+            _lock: lock,
         })
     }
 
@@ -167,16 +177,17 @@ impl<'a, F: Stored> Session<'a, F> {
             if due(config.train.replica_check_every, self.progress.step) {
                 check_replicas(&self.learner.model.params, self.progress.step, self.comm)?;
             }
-            let stopping = self.agree_to_stop(stop)?;
+            self.saver.poll(&mut self.logger);
+            let (stopping, time_is_up) = self.agree_what_is_due(stop)?;
             let best = self.evaluation_is_due() && self.evaluate()?;
             let last = self.progress.step == self.total_steps || self.is_impatient();
             if stopping && !last {
-                self.checkpoint(best, true)?;
+                self.last_checkpoint(best)?;
                 self.finish(Status::Stopped);
                 return Ok(Outcome::Stopped);
             }
-            if !last && ((best && config.checkpoint.best) || self.checkpoint_is_due()) {
-                self.checkpoint(best, false)?;
+            if !last && ((best && config.checkpoint.best) || self.checkpoint_is_due() || time_is_up) {
+                self.checkpoint(best)?;
             }
             window.pause(boundary);
         }
@@ -186,7 +197,7 @@ impl<'a, F: Stored> Session<'a, F> {
             self.logger.message(&format!("no better score for {n} evaluations: stopped early (`train.patience`)"));
         }
         let best = self.evaluate_at_the_end()?;
-        self.checkpoint(best, true)?;
+        self.last_checkpoint(best)?;
         self.finish(Status::Done);
         Ok(Outcome::Done)
     }
@@ -216,6 +227,8 @@ impl<'a, F: Stored> Session<'a, F> {
             }
             NonFinite::Skip => format!(", for the {MAX_SKIPPED_IN_A_ROW}th step in a row"),
         };
+        // The checkpoint in flight is the one to go back to.
+        self.saver.wait(&mut self.logger);
         self.finish(Status::Failed);
         Err(Error::Guard(format!("step {step}: {what} is not finite{again}\n  {hint}")))
     }
@@ -243,6 +256,7 @@ impl<'a, F: Stored> Session<'a, F> {
             samples_per_s: steps_per_s * self.samples_per_step as f64,
             bytes_per_step,
             skipped: self.progress.skipped,
+            checkpoint_ms: self.saver.held_ms(),
             device,
         });
     }
@@ -257,16 +271,18 @@ impl<'a, F: Stored> Session<'a, F> {
         self.progress.step as f64 / self.steps_per_epoch as f64
     }
 
-    /// Whether any rank was asked to stop, or fears that its time will be up.
-    fn agree_to_stop(&mut self, stop: &StopFlag) -> Result<bool> {
+    /// Whether any rank was asked to stop or fears that its time will be up, and whether rank 0 wants a checkpoint because of
+    /// the time.
+    fn agree_what_is_due(&mut self, stop: &StopFlag) -> Result<(bool, bool)> {
         let now = Instant::now();
-        let mut votes = [stop.raised(), self.limit.is_near(now)].map(|vote| f64::from(u8::from(vote)));
+        let votes = [stop.raised(), self.limit.is_near(now), self.saver.time_is_up()];
+        let mut votes = votes.map(|vote| f64::from(u8::from(vote)));
         agree_on_sum(self.comm, &mut votes)?;
-        let [asked, near] = votes.map(|sum| sum > 0.0);
+        let [asked, near, time_is_up] = votes.map(|sum| sum > 0.0);
         if near && !asked {
             self.logger.message(&self.limit.words(now));
         }
-        Ok(asked || near)
+        Ok((asked || near, time_is_up))
     }
 
     fn evaluation_is_due(&self) -> bool {
@@ -336,41 +352,28 @@ impl<'a, F: Stored> Session<'a, F> {
         })
     }
 
-    /// Writes a checkpoint. One that cannot be written is a warning, unless the run depends on it (`must`).
-    fn checkpoint(&mut self, best: bool, must: bool) -> Result<()> {
-        note(self.comm, self.progress.step, "checkpoint");
+    /// Orders a checkpoint: training goes on while rank 0 writes what is copied here. One that cannot be written is a
+    /// warning.
+    fn checkpoint(&mut self, best: bool) -> Result<()> {
         let start = Instant::now();
+        note(self.comm, self.progress.step, "checkpoint");
+        // Before anything is copied: two copies may be more than fits into memory.
+        self.saver.wait(&mut self.logger);
         self.progress.seconds = self.began.elapsed().as_secs_f64();
-        let sizes = sizes(&self.dataset);
-        let snapshot = self.learner.snapshot(self.config, self.dataset.fitted(), &self.progress, &sizes, self.comm)?;
-        let root = self.config.run.dir().join("checkpoints");
-        let written = snapshot.map_or(Ok(()), |snapshot| checkpoint::write(&root, &snapshot).map(drop));
-        let written_here = written.is_ok() && self.comm.world().is_main();
-        let agreed = agree(self.comm, written);
-        self.limit.checkpoint_took(start.elapsed());
-        match agreed {
-            Err(e) if must => Err(e),
-            Err(e) => {
-                self.logger.message(&format!("warning: no checkpoint at step {}: {e}", self.progress.step));
-                Ok(())
-            }
-            Ok(()) => {
-                if written_here {
-                    self.tidy(&root, best);
-                }
-                Ok(())
-            }
+        let (fitted, sizes) = (self.dataset.fitted(), sizes(&self.dataset));
+        if let Some(gathered) = self.learner.gather(self.config, fitted, &self.progress, &sizes, self.comm)? {
+            self.saver.order(self.progress.step, best, move || gathered.snapshot());
         }
+        self.saver.held_up(start);
+        self.limit.checkpoint_took(start.elapsed() + self.saver.longest_write());
+        Ok(())
     }
 
-    /// Marks the checkpoint just written if it is the best, and removes old ones. Failing here loses no checkpoint.
-    fn tidy(&mut self, root: &Path, best: bool) {
-        let step = self.progress.step;
-        let marked = if best && self.config.checkpoint.best { checkpoint::mark_best(root, step) } else { Ok(()) };
-        let pruned = checkpoint::prune(root, self.config.checkpoint.keep.max(1)).map(drop);
-        for error in [marked, pruned].into_iter().filter_map(Result::err) {
-            self.logger.message(&format!("warning: the checkpoint of step {step} is written, but {error}"));
-        }
+    /// Writes the checkpoint on which the run depends, and waits until it is on the disk.
+    fn last_checkpoint(&mut self, best: bool) -> Result<()> {
+        self.checkpoint(best)?;
+        let written = self.saver.must(&mut self.logger);
+        agree(self.comm, written)
     }
 
     fn finish(&mut self, status: Status) {

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// Floats that know how to lie in a checkpoint.
@@ -93,33 +94,64 @@ fn named<F: Stored>(name: &str, entry: &Entry, flat: &[F]) -> NamedTensor {
     NamedTensor { name: name.into(), shape: entry.shape.clone(), data: F::store(&flat[entry.range.clone()]) }
 }
 
+/// A copy of all that a checkpoint holds, not cut into tensors yet: that takes time, and no learner.
+pub struct Gathered<F> {
+    step: u64,
+    /// File, prefix of the names in it, flat vector.
+    vectors: Vec<(File, String, Vec<F>)>,
+    places: Vec<Place>,
+    json: BTreeMap<String, Value>,
+}
+
+/// Where a parameter lies in the flat vectors.
+struct Place {
+    name: String,
+    shape: Vec<usize>,
+    range: Range<usize>,
+    shared: bool,
+}
+
+impl<F: Stored> Gathered<F> {
+    /// Cuts the vectors into named tensors.
+    pub fn snapshot(self) -> Snapshot {
+        let mut tensors = BTreeMap::from([(File::Optim.stem().to_string(), Vec::new())]);
+        for (file, prefix, flat) in self.vectors {
+            let held = self.places.iter().filter(|place| file != File::Balance || place.shared);
+            let named = held.map(|place| NamedTensor {
+                name: format!("{prefix}{}", place.name),
+                shape: place.shape.clone(),
+                data: F::store(&flat[place.range.clone()]),
+            });
+            tensors.entry(file.stem().to_string()).or_default().extend(named);
+        }
+        Snapshot { step: self.step, tensors, json: self.json }
+    }
+}
+
 impl<F: Stored> Learner<F> {
-    /// Everything the run needs to continue; `None` on ranks other than 0.
+    /// Everything the run needs to continue, as flat vectors: what holds training up. `None` on ranks other than 0.
     ///
     /// # Collective
     /// All ranks: the optimizer's shards are gathered.
     ///
     /// # Errors
     /// If a collective fails.
-    pub fn snapshot(
+    pub fn gather(
         &self,
         config: &Config,
         fitted: &Fitted,
         progress: &Progress,
         source_sizes: &[u64],
         comm: &dyn Collective,
-    ) -> Result<Option<Snapshot>> {
-        let mut tensors: BTreeMap<String, Vec<NamedTensor>> = BTreeMap::new();
+    ) -> Result<Option<Gathered<F>>> {
+        let mut vectors = Vec::new();
         for (file, name, shard) in self.shards() {
             let whole = self.gather_shard(&shard, comm)?;
             if comm.world().is_main() {
-                let entries = self.model.params.entries.iter().filter(|e| file.holds(&self.model.params, e));
-                let of_file = tensors.entry(file.stem().into()).or_default();
-                of_file.extend(entries.map(|e| named::<F>(&format!("{name}.{}", e.name), e, &whole)));
+                vectors.push((file, format!("{name}."), whole));
             }
         }
-        tensors.entry(File::Optim.stem().into()).or_default();
-        let flat = self.parameters(comm)?;
+        vectors.push((File::Model, String::new(), self.parameters(comm)?));
         if !comm.world().is_main() {
             return Ok(None);
         }
@@ -131,13 +163,38 @@ impl<F: Stored> Learner<F> {
             source_sizes: source_sizes.to_vec(),
             version: env!("CARGO_PKG_VERSION").into(),
         };
-        tensors.insert(File::Model.stem().into(), model_tensors::<F>(&self.model.params, &flat));
+        let params = &self.model.params;
+        let place = |e: &Entry| Place {
+            name: e.name.clone(),
+            shape: e.shape.clone(),
+            range: e.range.clone(),
+            shared: params.is_shared(e),
+        };
         let json = BTreeMap::from([
             ("state".into(), json(&state)),
             ("transforms".into(), json(fitted)),
             ("config".into(), json(config)),
         ]);
-        Ok(Some(Snapshot { step: progress.step, tensors, json }))
+        let places = params.entries.iter().map(place).collect();
+        Ok(Some(Gathered { step: progress.step, vectors, places, json }))
+    }
+
+    /// As [`Self::gather`], as a snapshot.
+    ///
+    /// # Collective
+    /// All ranks.
+    ///
+    /// # Errors
+    /// If a collective fails.
+    pub fn snapshot(
+        &self,
+        config: &Config,
+        fitted: &Fitted,
+        progress: &Progress,
+        source_sizes: &[u64],
+        comm: &dyn Collective,
+    ) -> Result<Option<Snapshot>> {
+        Ok(self.gather(config, fitted, progress, source_sizes, comm)?.map(Gathered::snapshot))
     }
 
     /// All states that are sharded: file, name, this rank's part.

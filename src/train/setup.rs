@@ -33,6 +33,15 @@ pub enum Resume {
     From(PathBuf),
 }
 
+/// How a run starts.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Options {
+    /// Whether and from where it continues.
+    pub resume: Resume,
+    /// It may continue with a configuration that makes another experiment of it. What changed is logged.
+    pub allow_config_change: bool,
+}
+
 /// A checkpoint to continue from; on rank 0 alone.
 #[derive(Debug)]
 pub struct Start {
@@ -83,14 +92,14 @@ pub fn same_config(config: &Config, comm: &dyn Collective) -> Result<()> {
 ///
 /// # Errors
 /// On all ranks: no good checkpoint where one is asked for, or one of another experiment.
-pub fn find_start(config: &Config, resume: &Resume, comm: &dyn Collective) -> Result<Option<Start>> {
-    let found = if comm.world().is_main() { read_start(config, resume) } else { Ok(None) };
+pub fn find_start(config: &Config, options: &Options, comm: &dyn Collective) -> Result<Option<Start>> {
+    let found = if comm.world().is_main() { read_start(config, options) } else { Ok(None) };
     agree(comm, found)
 }
 
-fn read_start(config: &Config, resume: &Resume) -> Result<Option<Start>> {
+fn read_start(config: &Config, options: &Options) -> Result<Option<Start>> {
     let root = config.run.dir().join("checkpoints");
-    let start = match resume {
+    let start = match &options.resume {
         Resume::Never => {
             if let Some(found) = checkpoint::latest(&root)? {
                 return Err(Error::Usage(format!(
@@ -112,7 +121,7 @@ fn read_start(config: &Config, resume: &Resume) -> Result<Option<Start>> {
         },
     };
     if let Some(start) = &start {
-        may_continue(config, start)?;
+        may_continue(config, start, options.allow_config_change)?;
     }
     Ok(start)
 }
@@ -140,23 +149,26 @@ pub fn read_checkpoint(dir: &Path) -> Result<Start> {
     Ok(Start { path: dir.into(), snapshot: checkpoint::read(dir)? })
 }
 
-/// A changed configuration may continue only if no change makes it another experiment.
-fn may_continue(config: &Config, start: &Start) -> Result<()> {
+/// A changed configuration may continue only if no change makes it another experiment, or the user wants it so.
+fn may_continue(config: &Config, start: &Start, allow_config_change: bool) -> Result<()> {
     let old: Config = part(&start.snapshot, &start.path, "config")?;
-    let refused: Vec<String> = old
-        .diff(config)
-        .into_iter()
+    let changes = old.diff(config);
+    let refused: Vec<String> = changes
+        .iter()
         .filter(|change| !change.allowed)
         .map(|change| format!("  {}: {} -> {}", change.key, change.old, change.new))
         .collect();
+    let (path, refused) = (start.path.display(), refused.join("\n"));
     if refused.is_empty() {
         return Ok(());
     }
+    if allow_config_change {
+        tracing::warn!("{path} continues with another configuration, as --allow-config-change says:\n{refused}");
+        return Ok(());
+    }
     Err(Error::Usage(format!(
-        "the configuration is not the one of {}, which it would continue:\n{}\n  hint: choose another `run.dir` for \
-         another experiment, or take the changes back",
-        start.path.display(),
-        refused.join("\n")
+        "the configuration is not the one of {path}, which it would continue:\n{refused}\n  hint: choose another `run.dir` for \
+         another experiment, take the changes back, or add `--allow-config-change` to go on all the same"
     )))
 }
 

@@ -91,7 +91,7 @@ fn a_killed_rank_ends_the_job_and_the_same_command_continues_exactly() {
     let sandbox = Sandbox::new();
     let set = [&STATEFUL[..], &["schedule={cosine: {warmup: 5, floor: 0.1}}", "train.steps=120"]].concat();
     let run = sandbox.run("killed");
-    for (rank, step) in [(2, 15), (0, 45)] {
+    for (rank, step) in [(2, 25), (0, 45)] {
         let mut job = sandbox.start(3, "killed", &set);
         job.until(|| run.last_step() >= step);
         job.signal_rank(rank, "KILL");
@@ -100,7 +100,8 @@ fn a_killed_rank_ends_the_job_and_the_same_command_continues_exactly() {
         println!("rank {rank} killed: the job ended after {:?}", killed.elapsed());
         assert_ne!(output.code, Some(0), "{output}");
         let n = run.latest().step;
-        assert!(n >= step - 10 && n < 120, "{n}: killed too late");
+        // The checkpoint before is there; that of the last ten steps may have been in flight.
+        assert!(n + 20 >= step && n < 120, "{n}: killed too late");
     }
     sandbox.train(3, "killed", &set);
     let whole = sandbox.train(3, "whole", &set);

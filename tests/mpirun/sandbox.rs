@@ -189,7 +189,8 @@ impl Run {
 pub fn timeless(value: &Value) -> Value {
     match value {
         Value::Object(map) => {
-            let kept = map.iter().filter(|(key, _)| !["seconds", "time_ms", "samples_per_s"].contains(&key.as_str()));
+            let times = ["seconds", "time_ms", "samples_per_s", "checkpoint_ms"];
+            let kept = map.iter().filter(|(key, _)| !times.contains(&key.as_str()));
             Value::Object(kept.map(|(key, value)| (key.clone(), timeless(value))).collect())
         }
         Value::Array(list) => list.iter().map(timeless).collect(),

@@ -24,7 +24,7 @@ use crate::comm::{Collective, agree, agree_on_sum};
 use crate::config::{self, Balance, Config};
 use crate::error::{Error, Result, exit};
 use crate::log::jsonl::write_atomically;
-use crate::train::{Resume, StopFlag, device, setup, train};
+use crate::train::{Options, StopFlag, device, setup, train};
 use clap::Args;
 use plan::{Facts, Plan, Slot};
 use report::{Known, Report};
@@ -215,7 +215,7 @@ impl Comparison<'_> {
 
     /// Trains a run to its end; `None` if it was stopped before.
     fn train(&self, config: &Config) -> Result<Option<Outcome>> {
-        match train(config, &Resume::Auto, self.stop, self.comm) {
+        match train(config, &Options::default(), self.stop, self.comm) {
             Ok(crate::train::Outcome::Stopped) => Ok(None),
             Ok(crate::train::Outcome::Done) => {
                 let lost = || Error::Io {

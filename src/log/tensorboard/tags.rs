@@ -37,6 +37,7 @@ fn performance(record: &TrainRecord) -> Vec<Scalar> {
     out.push(("perf/samples_per_s".into(), record.samples_per_s));
     out.push(("perf/step_ms".into(), record.time_ms.iter().map(|(_, ms)| ms).sum()));
     out.push(("perf/bytes_per_step".into(), record.bytes_per_step as f64));
+    out.extend(record.checkpoint_ms.map(|ms| ("perf/checkpoint_ms".into(), ms)));
     if let Some(device) = &record.device {
         out.push(("perf/device_memory_mib".into(), device.memory_mib));
         let exchange = device.exchange.into_iter();

@@ -1,0 +1,21 @@
+//! A run that is killed at any instant of writing a checkpoint, or finds its files damaged, or its disk full, never loses
+//! more than the work since the last whole checkpoint, and ends with the bits of a run that nothing has happened to.
+
+#[path = "faults/damage.rs"]
+mod damage;
+#[path = "faults/disk.rs"]
+mod disk;
+#[path = "faults/guards.rs"]
+mod guards;
+#[path = "faults/inspect.rs"]
+mod inspect;
+#[path = "faults/kills.rs"]
+mod kills;
+#[allow(dead_code, reason = "all of it is used by the tests under mpirun")]
+#[path = "mpirun/process.rs"]
+mod process;
+#[path = "faults/retention.rs"]
+mod retention;
+#[allow(dead_code, reason = "all of it is used by the tests under mpirun")]
+#[path = "mpirun/sandbox.rs"]
+mod sandbox;
