@@ -47,7 +47,7 @@ mod tests {
 
     #[test]
     fn pieces_are_even_shares_of_all_stages() {
-        assert_eq!(pieces(&[8]), vec![Range { start: 0, end: 1 }]);
+        assert_eq!(pieces(&[8]), vec![std::ops::Range { start: 0, end: 1 }]);
         assert_eq!(pieces(&[8, 5]), [0..1, 1..2]);
         assert_eq!(pieces(&[5, 800]), [0..1, 1..2]);
         assert_eq!(pieces(&[8, 8, 8]), [0..2, 2..3]);
