@@ -1,4 +1,5 @@
 # shellcheck shell=sh
+# shellcheck disable=SC2154 # `here` is the caller's
 # What the bundle's `polytask` and `mpirun` share; they set `here` (the bundle's folder) and source this file.
 #
 # Set by users:
@@ -30,8 +31,9 @@ find_torch() {
     command -v "$python" >/dev/null ||
         stop "there is no $python to find libtorch in; set LIBTORCH to a libtorch $wanted, or POLYTASK_PYTHON to a Python with torch $wanted"
     torch=$(torch_of_python "$python")
-    [ -n "$torch" ] && [ -e "$torch/lib/libtorch_cpu.so" ] ||
+    if [ -z "$torch" ] || [ ! -e "$torch/lib/libtorch_cpu.so" ]; then
         stop "$python has no torch; activate the environment that has torch $wanted, set POLYTASK_PYTHON to its Python, or LIBTORCH to a libtorch $wanted"
+    fi
 }
 
 # version_of FOLDER: as in 2.11.0; empty if there is no telling. A Python package has version.py, a plain libtorch build-version.
