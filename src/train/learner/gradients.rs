@@ -147,7 +147,7 @@ impl<F: TorchReal + Number> Learner<F> {
         agreed.losses_to_come = kept.is_none();
         let mut pending = LossSums::default();
         if agreed.refused.is_some() {
-            return Ok(Local { grads: None, pending, agreed: Some(agreed) });
+            return Ok(Local::refused(agreed));
         }
         let mut grads = Grads::zero(SharedRows::Combined, &self.model.params);
         self.collector(at.comm).begin(SharedRows::Combined);
@@ -227,31 +227,10 @@ impl<F: TorchReal + Number> Learner<F> {
         let (losses, counts) = phases.time(Phase::Losses, || global_losses(&sums, 1, &at))?;
         let weights = self.balancer.weights(&losses, at.step);
         let mut agreed = Agreed::new(losses, counts, weights, &self.tasks);
-        let all: Vec<usize> = (0..n_tasks).collect();
-        let mut sum = GramSum::new(1, n_tasks, n_tasks);
-        sum.add_products(0, &all, &products);
         // Whatever the reduction of parameters: each rank has samples of its own.
-        let total = &agreed.counts.total;
-        let gram =
-            phases.time(Phase::Balance, || sum.finish(total, total, &Sums::new(at.comm, true)))?.shared.remove(0);
-        let refused = |agreed| Ok(Local { grads: None, pending: LossSums::default(), agreed: Some(agreed) });
-        if agreed.refused.is_some() {
-            return refused(agreed);
-        }
-        let chosen = Gram::new(gram).and_then(|gram| {
-            let grams = std::slice::from_ref(&gram);
-            let chosen = self.balancer.coefficients(grams, &agreed.losses, &agreed.weights, at.step)?;
-            Ok((gram, chosen))
-        });
-        let (gram, coefficients) = match chosen {
-            Ok(chosen) => chosen,
-            Err(bad) => {
-                agreed.refused = Some(format!("the gradient of {}", names(&self.tasks, &bad.0)));
-                return refused(agreed);
-            }
+        let Some(factors) = self.balance_early(&products, true, &mut agreed, &at, phases)? else {
+            return Ok(Local::refused(agreed));
         };
-        let c = coefficients.shared.as_ref().and_then(|groups| groups.first()).unwrap_or(&agreed.weights);
-        let factors = per_count(c, &agreed.counts.total);
         if !keep {
             self.seed_torch(&at);
         }
@@ -269,9 +248,47 @@ impl<F: TorchReal + Number> Learner<F> {
                 self.collector(at.comm).micro(&mut grads, 0, end, end)
             })?;
         }
+        Ok(Local { grads: Some(grads), pending: LossSums::default(), agreed: Some(agreed) })
+    }
+
+    /// Surgery on inner products `[T, T]` of local sums before there is a combined row: what multiplies each task's local loss
+    /// sum `[T]`, with Gram matrix and coefficients in `agreed`; `None` if the step is refused there. `spread`: the
+    /// products of the ranks are to be added up; otherwise every rank has those of all.
+    pub(super) fn balance_early(
+        &mut self,
+        products: &[f64],
+        spread: bool,
+        agreed: &mut Agreed,
+        at: &Place<'_>,
+        phases: &mut Phases,
+    ) -> Result<Option<Vec<f64>>> {
+        let n_tasks = self.tasks.len();
+        let all: Vec<usize> = (0..n_tasks).collect();
+        let mut sum = GramSum::new(1, n_tasks, n_tasks);
+        sum.add_products(0, &all, products);
+        let total = &agreed.counts.total;
+        let sums = Sums::new(at.comm, spread);
+        let gram = phases.time(Phase::Balance, || sum.finish(total, total, &sums))?.shared.remove(0);
+        if agreed.refused.is_some() {
+            return Ok(None);
+        }
+        let chosen = Gram::new(gram).and_then(|gram| {
+            let grams = std::slice::from_ref(&gram);
+            let chosen = self.balancer.coefficients(grams, &agreed.losses, &agreed.weights, at.step)?;
+            Ok((gram, chosen))
+        });
+        let (gram, coefficients) = match chosen {
+            Ok(chosen) => chosen,
+            Err(bad) => {
+                agreed.refused = Some(format!("the gradient of {}", names(&self.tasks, &bad.0)));
+                return Ok(None);
+            }
+        };
+        let c = coefficients.shared.as_ref().and_then(|groups| groups.first()).unwrap_or(&agreed.weights);
+        let factors = per_count(c, &agreed.counts.total);
         agreed.gram = Some(gram);
         agreed.coefficients = Some(coefficients);
-        Ok(Local { grads: Some(grads), pending: LossSums::default(), agreed: Some(agreed) })
+        Ok(Some(factors))
     }
 
     /// Global losses of the same batches under the present parameters, for methods that learn from the change.
@@ -288,6 +305,13 @@ impl<F: TorchReal + Number> Learner<F> {
             pending.add(phases.time(Phase::Forward, pass).terms());
         }
         pending.read(self.tasks.len())
+    }
+}
+
+impl Local {
+    /// A step that the ranks have agreed to refuse.
+    pub fn refused(agreed: Agreed) -> Local {
+        Local { grads: None, pending: LossSums::default(), agreed: Some(agreed) }
     }
 }
 

@@ -6,10 +6,8 @@
 //!
 //! The update is exact for the coefficients used; these are those of the estimate. `docs/sketch.md` has measured errors.
 
-use super::gradients::{Agreed, Local, Place, global_losses, per_count};
-use super::{Learner, names};
-use crate::balance::Gram;
-use crate::balance::global::{GramSum, Sums};
+use super::Learner;
+use super::gradients::{Agreed, Local, Place, global_losses};
 use crate::comm::Number;
 use crate::config;
 use crate::error::Result;
@@ -48,33 +46,11 @@ impl<F: TorchReal + Number> Learner<F> {
         phases.time(Phase::Gram, || map.add(&spans(&self.model.params, &rows), &mut sketches));
         phases.time(Phase::Reduce, || F::all_reduce(at.comm, &mut sketches))?;
         let products = phases.time(Phase::Gram, || map.products(&sketches));
-        let all: Vec<usize> = (0..n_tasks).collect();
-        let mut sum = GramSum::new(1, n_tasks, n_tasks);
-        sum.add_products(0, &all, &products);
-        let total = &agreed.counts.total;
-        // Every rank has the whole sum: rank 0's bits count.
-        let gram =
-            phases.time(Phase::Balance, || sum.finish(total, total, &Sums::new(at.comm, false)))?.shared.remove(0);
-        if agreed.refused.is_some() {
-            return Ok(Local { grads: None, pending: LossSums::default(), agreed: Some(agreed) });
-        }
-        let chosen = Gram::new(gram).and_then(|gram| {
-            let grams = std::slice::from_ref(&gram);
-            let chosen = self.balancer.coefficients(grams, &agreed.losses, &agreed.weights, at.step)?;
-            Ok((gram, chosen))
-        });
-        let (gram, coefficients) = match chosen {
-            Ok(chosen) => chosen,
-            Err(bad) => {
-                agreed.refused = Some(format!("the gradient of {}", names(&self.tasks, &bad.0)));
-                return Ok(Local { grads: None, pending: LossSums::default(), agreed: Some(agreed) });
-            }
+        // Every rank has the products of all.
+        let Some(factors) = self.balance_early(&products, false, &mut agreed, &at, phases)? else {
+            return Ok(Local::refused(agreed));
         };
-        let c = coefficients.shared.as_ref().and_then(|groups| groups.first()).unwrap_or(&agreed.weights);
-        let factors = per_count(c, &agreed.counts.total);
         let grads = phases.time(Phase::Update, || combined(&self.model.params, rows, &factors));
-        agreed.gram = Some(gram);
-        agreed.coefficients = Some(coefficients);
         Ok(Local { grads: Some(grads), pending: LossSums::default(), agreed: Some(agreed) })
     }
 }
