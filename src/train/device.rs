@@ -84,9 +84,11 @@ fn told(answer: Option<()>) -> Result<()> {
 }
 
 fn usage(error: CudaError) -> Error {
-    Error::Usage(format!(
-        "{error}\n  hint: `polytask doctor` looks for the cause; `--set train.device=cpu` trains without a GPU"
-    ))
+    let way_out = "`polytask doctor` looks for the cause; `--set train.device=cpu` trains without a GPU";
+    let words = error.to_string();
+    // One hint: what CUDA's error brings goes on in it.
+    let joint = if words.contains("hint: ") { "; " } else { "\n  hint: " };
+    Error::Usage(format!("{words}{joint}{way_out}"))
 }
 
 /// The device that the configuration means on this rank.
@@ -225,7 +227,8 @@ mod tests {
         if !ffi::has_nvidia_driver() {
             assert_eq!(mine("auto", World::SOLO, false).unwrap(), Device::Cpu);
             let message = mine("cuda", World::SOLO, false).unwrap_err().to_string();
-            assert!(message.contains("hint: `polytask doctor`"), "{message}");
+            assert!(message.contains("`polytask doctor` looks for the cause"), "{message}");
+            assert_eq!(message.matches("hint: ").count(), 1, "{message}");
         }
     }
 }
