@@ -11,7 +11,7 @@
 //! optim       shard of the parameters moved by cᵀ J; gathered on all ranks
 //! ```
 //!
-//! Read `train/mod.rs` (the loop), `train/learner.rs` (one step), then one file per stage.
+//! Read `train/mod.rs` (the loop), `train/learner/` (one step), then one file per stage.
 //!
 //! # Legend
 //!
