@@ -35,7 +35,7 @@ const WORDS: [&str; 10] = [
     "--set=train.steps=200",
     "--set=train.replica_check_every=100",
     "--set=log.every=1",
-    "--set=checkpoint.every=40",
+    "--set=checkpoint.every=10",
     "--set=checkpoint.keep=2",
 ];
 
@@ -78,9 +78,9 @@ fn stopped_and_killed(ranks: usize, signal: &str) {
     let rest = run(&sandbox, ranks, &WORDS).exits_with(0);
     assert!(rest.stdout.contains("[7/8]") && !rest.stdout.contains("[6/8]"), "{rest}");
     assert_eq!(table(&sandbox, "runs/compare-test"), table(&sandbox, "whole"));
-    // From the checkpoint before the kill: of step 40, or a later one where the kill was slow to arrive.
+    // From a checkpoint before the kill: that of step 40 may have been in flight, that of step 30 was on the disk.
     let resumed_from = second.json("summary.json")["resumed_from"].as_u64();
-    assert!(resumed_from.is_some_and(|step| step >= 40 && step % 10 == 0), "{resumed_from:?}");
+    assert!(resumed_from.is_some_and(|step| step >= 30 && step % 10 == 0), "{resumed_from:?}");
     let again = run(&sandbox, ranks, &WORDS).exits_with(0);
     assert!(!again.stdout.contains("/8]"), "nothing is left to train\n{again}");
 
