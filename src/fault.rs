@@ -13,9 +13,15 @@ use std::time::Duration;
 /// The variable that arms faults.
 pub const VARIABLE: &str = "POLYTASK_FAULT";
 
+/// In place of a step: the world is connected, and nothing has been loaded.
+pub const START: u64 = 0;
+/// In place of a step: all is done and on the disk, and the ranks are about to part.
+pub const END: u64 = u64::MAX;
+
 const KINDS: &str = "`kill`, `segfault`, `abort`, `panic`, `exit0`, `exit1`, `error`, `leave`, `stop`, `sleep=SECONDS`, `skip`, `ckpt:POINT`";
 
-/// One fault: what happens, at the start of which step (from 1) or in writing its checkpoint, on which rank.
+/// One fault: what happens, at the start of which step (from 1, or [`START`] or [`END`]) or in writing its checkpoint, on
+/// which rank.
 #[derive(Debug, Clone, PartialEq)]
 struct Fault {
     kind: Kind,
@@ -95,12 +101,20 @@ fn parse(entry: &str, world: World) -> Result<Fault> {
         },
         _ => return refuse(format!("no fault is called `{kind}`, expected {KINDS}")),
     };
-    let Some(step) = step.parse().ok().filter(|&step| step > 0) else {
-        return refuse(format!("`{step}` is no step; the first one is 1"));
+    let Some(step) = moment(step) else {
+        return refuse(format!("`{step}` is no step; the first one is 1, and there are `start` and `end`"));
     };
     match rank.parse() {
         Ok(rank) if rank < world.size => Ok(Fault { kind, step, rank }),
         _ => refuse(format!("there is no rank `{rank}` in a world of {}", world.size)),
+    }
+}
+
+fn moment(step: &str) -> Option<u64> {
+    match step {
+        "start" => Some(START),
+        "end" => Some(END),
+        _ => step.parse().ok().filter(|step| (START + 1..END).contains(step)),
     }
 }
 
@@ -123,7 +137,7 @@ pub fn strike_writing(step: u64, point: Point, nth: u64, world: World) {
     armed.filter(here).for_each(|_| signal(SIGKILL));
 }
 
-/// Lets happen what is armed for the start of this step (from 1) on this rank.
+/// Lets happen what is armed for the start of this step (from 1, or [`START`] or [`END`]) on this rank.
 ///
 /// # Errors
 /// Those of the kinds `error` and `leave`.
@@ -137,7 +151,11 @@ pub fn strike(step: u64, world: World) -> Result<()> {
 
 impl Fault {
     fn happen(&self) -> Result<()> {
-        let words = || format!("{VARIABLE} at the start of step {}", self.step);
+        let words = || match self.step {
+            START => format!("{VARIABLE} at the start"),
+            END => format!("{VARIABLE} at the end"),
+            step => format!("{VARIABLE} at the start of step {step}"),
+        };
         match &self.kind {
             Kind::Kill => signal(SIGKILL),
             // The first one meets a handler that expects the faulty instruction to be tried again.
@@ -174,6 +192,8 @@ mod tests {
         let fault = |kind, step, rank| Fault { kind, step, rank };
         assert_eq!(parse("kill@10:1", THREE).unwrap(), fault(Kind::Kill, 10, 1));
         assert_eq!(parse("exit1@1:0", THREE).unwrap(), fault(Kind::Exit(1), 1, 0));
+        assert_eq!(parse("abort@start:2", THREE).unwrap(), fault(Kind::Abort, START, 2));
+        assert_eq!(parse("kill@end:0", THREE).unwrap(), fault(Kind::Kill, END, 0));
         assert_eq!(parse("sleep=1.5@2:2", THREE).unwrap(), fault(Kind::Sleep(Duration::from_millis(1500)), 2, 2));
         assert_eq!(parse("ckpt:renamed@4:0", THREE).unwrap(), fault(Kind::Write(Point::Renamed, 1), 4, 0));
         assert_eq!(parse("ckpt:file_filled=3@4:1", THREE).unwrap(), fault(Kind::Write(Point::FileFilled, 3), 4, 1));
@@ -189,7 +209,8 @@ mod tests {
             ("sleep@1:0", "no fault is called `sleep`"),
             ("sleep=-1@1:0", "`-1` is no number of seconds"),
             ("sleep=nan@1:0", "`nan` is no number of seconds"),
-            ("stop@0:0", "`0` is no step; the first one is 1"),
+            ("stop@0:0", "`0` is no step; the first one is 1, and there are `start` and `end`"),
+            ("stop@18446744073709551615:0", "`18446744073709551615` is no step"),
             ("stop@1:3", "there is no rank `3` in a world of 3"),
             ("ckpt:rename@4:0", "no instant of writing is called `rename`, expected `temp_made`, `file_filled`"),
             ("ckpt:renamed=0@4:0", "`0` is no number of times"),

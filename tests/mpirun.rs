@@ -8,6 +8,8 @@
 mod commands;
 #[path = "mpirun/compare.rs"]
 mod compare;
+#[path = "mpirun/deaths.rs"]
+mod deaths;
 #[path = "mpirun/equal.rs"]
 mod equal;
 #[path = "mpirun/failures.rs"]

@@ -145,7 +145,14 @@ fn with_world(config: &config::Comm, dir: &Path, body: impl FnOnce(&dyn Collecti
     let deadline = Duration::from_secs(config.timeout);
     let options = WatchdogOptions { deadline, dir: dir.join("flight"), ..WatchdogOptions::default() };
     let comm = guard(comm, options)?;
-    match fault::arm(faults.as_deref(), world).and_then(|()| body(comm.as_ref())) {
+    let body = || -> Result<u8> {
+        fault::arm(faults.as_deref(), world)?;
+        fault::strike(fault::START, world)?;
+        let code = body(comm.as_ref())?;
+        fault::strike(fault::END, world)?;
+        Ok(code)
+    };
+    match body() {
         Err(error) if error.is_local() => {
             let code = report(&error, world.rank);
             comm.abort(code)

@@ -122,25 +122,6 @@ fn a_rank_that_leaves_while_others_stay_is_named() {
         .was_ended_by_the_watchdog(&["rank 1 entered finalize (mpi #", "but rank 0 entered"], &[0, 1]);
 }
 
-/// The launcher notices these by itself, within seconds.
-#[test]
-fn a_rank_that_dies_ends_the_job_at_once() {
-    let cases = [
-        (3, "kill@5:1", "signal 9"),
-        (2, "segfault@5:1", "signal 11"),
-        (2, "exit0@5:1", "rank 1"),
-        (2, "error@5:1", "[rank 1] error: POLYTASK_FAULT at the start of step 5: injected"),
-        (2, "panic@5:1", "internal error on rank 1"),
-    ];
-    let prove = |(ranks, fault, words): (usize, &str, &str)| {
-        let broken = broken(ranks, fault);
-        assert!(broken.output.stderr.contains(words), "`{words}` is missing\n{}", broken.output);
-        assert!(!broken.sandbox.path("runs/x/flight").exists(), "{}", broken.output);
-    };
-    // Side by side: most of the time goes into waiting for launchers.
-    std::thread::scope(|scope| cases.iter().for_each(|case| drop(scope.spawn(|| prove(*case)))));
-}
-
 /// As `scontrol suspend` does it: for longer than the deadline.
 #[test]
 fn a_job_that_was_suspended_as_a_whole_goes_on() {
