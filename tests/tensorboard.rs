@@ -3,6 +3,15 @@
 //! Needs a Python with the `tensorboard` package, named by `POLYTASK_PYTHON`; run with
 //! `POLYTASK_PYTHON=.../python cargo test --test tensorboard -- --include-ignored`.
 
+#[cfg(feature = "mpi")]
+#[allow(dead_code, reason = "all of it is used by the tests under mpirun")]
+#[path = "mpirun/process.rs"]
+mod process;
+#[cfg(feature = "mpi")]
+#[allow(dead_code, reason = "all of it is used by the tests under mpirun")]
+#[path = "mpirun/sandbox.rs"]
+mod sandbox;
+
 use polytask::config::{self, Metric};
 use polytask::log::console::Console;
 use polytask::log::{EvalRecord, HParam, Logger, RunInfo, Status, Summary, TaskInfo, TrainRecord};
@@ -172,4 +181,28 @@ fn a_fresh_start_in_an_old_folder_replaces_the_old_curve() {
     drop(session(dir.path(), None, 1..=8));
     drop(session(dir.path(), None, 1..=3));
     assert_eq!(steps(&seen(dir.path()), "opt/lr"), [1, 2, 3]);
+}
+
+/// Two ranks, killed: nothing older than the interval of flushing is lost, and after a resume there is one curve.
+#[cfg(feature = "mpi")]
+#[test]
+#[ignore = "needs POLYTASK_PYTHON, a Python with the tensorboard package"]
+fn a_killed_run_is_seen_up_to_the_last_flush_and_goes_on_as_one_curve() {
+    let sandbox = sandbox::Sandbox::new();
+    let run = sandbox.run("x");
+    let set = ["log.every=10", "log.tensorboard=true", "checkpoint.every=100", "train.replica_check_every=0"];
+    let mut job = sandbox.start(2, "x", &[&set[..], &["train.steps=1000000"]].concat());
+    job.until(|| run.last_step() >= 300);
+    let before = run.last_step();
+    std::thread::sleep(std::time::Duration::from_secs(8)); // 5 to a flush, and a busy machine
+    job.signal_rank(0, "KILL");
+    assert_ne!(job.wait().code, Some(0));
+    let tag = "train/loss/a";
+    let seen_then = *steps(&seen(&run.0), tag).last().unwrap();
+    assert!(seen_then >= before, "{seen_then} of at least {before}");
+
+    let end = run.last_step() / 10 * 10 + 50;
+    sandbox.train(2, "x", &[&set[..], &[&format!("train.steps={end}")]].concat());
+    let expected: Vec<u64> = std::iter::once(1).chain((10..=end).step_by(10)).collect();
+    assert_eq!(steps(&seen(&run.0), tag), expected);
 }
