@@ -12,10 +12,13 @@ pub struct Progress {
     pub samples: u64,
     /// Seconds of training, evaluations and checkpoints included, over all sessions.
     pub seconds: f64,
-    /// Steps skipped because a value was not finite.
+    /// Steps that were not taken because of their numbers.
     pub skipped: u64,
     /// Steps skipped since the last one that was taken.
     pub skipped_in_a_row: u64,
+    /// Steps (from 1) that are left out because a run that took them had to be taken back; ascending.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<u64>,
     /// Best score so far.
     pub best_score: Option<f64>,
     /// Evaluations of the parameters with the best score, one per split.
@@ -27,6 +30,11 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// Whether the step (from 1) is not to be taken.
+    pub fn leaves_out(&self, step: u64) -> bool {
+        self.left_out.binary_search(&step).is_ok()
+    }
+
     /// Takes in the score of an evaluation; whether it is the best so far. Equal is not better.
     pub fn judge(&mut self, score: Option<f64>) -> bool {
         let score = score.filter(|s| s.is_finite());
