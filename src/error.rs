@@ -69,7 +69,7 @@ pub mod exit {
     pub const DONE: u8 = 0;
     /// Wrong usage or configuration.
     pub const USAGE: u8 = 2;
-    /// Data, or files of the run.
+    /// Data, files of the run, or too little memory.
     pub const DATA: u8 = 3;
     /// Training stopped by its own guard.
     pub const GUARD: u8 = 4;

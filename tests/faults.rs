@@ -12,6 +12,8 @@ mod guards;
 mod inspect;
 #[path = "faults/kills.rs"]
 mod kills;
+#[path = "faults/memory.rs"]
+mod memory;
 #[path = "faults/numbers.rs"]
 mod numbers;
 #[allow(dead_code, reason = "all of it is used by the tests under mpirun")]

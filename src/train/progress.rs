@@ -58,6 +58,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn steps_to_leave_out_survive_and_a_checkpoint_without_them_is_read() {
+        let progress = Progress { left_out: vec![3, 7], ..Progress::default() };
+        let saved = serde_json::to_value(&progress).unwrap();
+        let read: Progress = serde_json::from_value(saved).unwrap();
+        assert_eq!((1..9).filter(|&step| read.leaves_out(step)).collect::<Vec<_>>(), [3, 7]);
+        let none = serde_json::to_value(Progress::default()).unwrap();
+        assert!(
+            none.get("left_out").is_none() && serde_json::from_value::<Progress>(none).unwrap().left_out.is_empty()
+        );
+    }
+
+    #[test]
     fn the_first_defined_score_is_the_best_and_equal_is_not_better() {
         let mut progress = Progress::default();
         let judged = [Some(f64::NAN), Some(0.5), Some(0.5), None, Some(0.6)].map(|s| progress.judge(s));

@@ -98,3 +98,52 @@ impl Judge {
         self.spikes.as_ref().filter(|spikes| spikes.rule().action != SpikeAction::Warn)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A judge of two tasks that has seen four steps with losses 1 and 2 and an update of norm 3.
+    fn judge(non_finite: NonFinite, action: Option<SpikeAction>) -> Judge {
+        let rule = |action| Spike { window: 4, action, ..Spike::default() };
+        let mut judge = Judge::new(&["a".into(), "b".into()], non_finite, action.map(rule));
+        for _ in 0..4 {
+            assert_eq!(judge.took(&[Some(1.0), Some(2.0)], 3.0), None);
+        }
+        judge
+    }
+
+    #[test]
+    fn what_is_not_finite_is_refused_by_name_and_comes_before_a_spike() {
+        let judge = judge(NonFinite::Stop, Some(SpikeAction::Stop));
+        let words = |refusal: Option<Refusal>| refusal.map(|r| r.to_string()).unwrap_or_default();
+        assert_eq!(words(judge.losses(&[Some(f64::NAN), Some(f64::INFINITY)])), "the loss of `a`, `b` is not finite");
+        assert_eq!(words(judge.losses(&[Some(1e9), Some(f64::NAN)])), "the loss of `b` is not finite");
+        assert_eq!(words(judge.norm(f64::NAN, false)), "the update is not finite");
+        assert!(words(judge.norm(f64::INFINITY, true)).starts_with("the update (already applied"));
+        assert_eq!(judge.losses(&[None, Some(2.0)]), None);
+    }
+
+    #[test]
+    fn a_spike_is_refused_or_told_as_configured() {
+        for action in [SpikeAction::Skip, SpikeAction::Rollback, SpikeAction::Stop] {
+            let mut judge = judge(NonFinite::Stop, Some(action));
+            let refusal = judge.losses(&[Some(1.0), Some(9.0)]);
+            assert!(matches!(&refusal, Some(Refusal::Spike(words)) if words.starts_with("the loss of `b` is 9.000e0")));
+            assert!(
+                matches!(judge.norm(9.0, false), Some(Refusal::Spike(w)) if w.starts_with("the norm of the update"))
+            );
+            assert_eq!(judge.needs_norm, action == SpikeAction::Skip);
+            assert_eq!(judge.took(&[Some(1.0), Some(9.0)], 3.0), None, "nobody is to be told of what was decided on");
+        }
+        let mut told = judge(NonFinite::Stop, Some(SpikeAction::Warn));
+        assert_eq!((told.losses(&[Some(9.0), None]), told.norm(9.0, false)), (None, None));
+        assert!(
+            told.took(&[Some(9.0), None], 3.0).is_some_and(|words| words.starts_with("the loss of `a` is 9.000e0"))
+        );
+        assert!(told.took(&[None, None], 9.0).is_some_and(|words| words.starts_with("the norm of the update is")));
+        let off = judge(NonFinite::Rollback, None);
+        assert_eq!((off.losses(&[Some(1e30), None]), off.norm(1e30, true), off.needs_norm), (None, None, false));
+        assert!(judge(NonFinite::Skip, None).needs_norm);
+    }
+}
