@@ -166,6 +166,7 @@ fn train(comm: &dyn Collective) -> Result<Trained> {
         gram: GramFrom::Exact,
         compute: Compute::default(),
         non_finite: NonFinite::Stop,
+        spike: None,
     };
     let schedule = Schedule::Cosine(Decay { warmup: 20, floor: 0.01 });
     let mut learner = Learner::<f64>::assemble(recipe, model, losses, comm);
@@ -174,8 +175,8 @@ fn train(comm: &dyn Collective) -> Result<Trained> {
         let step = learner.optimizer.updates;
         let lr = optim::lr(&schedule, PEAK_LR, step, STEPS);
         let report = learner.step(step, lr, &[batch(step, comm)], comm)?;
-        if let Some(what) = report.refused {
-            return Err(format!("step {step}: {what} is not finite").into());
+        if let Some(refusal) = report.refused {
+            return Err(format!("step {step}: {refusal}").into());
         }
         if step + 1 == STEPS {
             break report;

@@ -1,6 +1,11 @@
 //! The one error type that leaves the library, and the exit code each kind has.
 
+mod memory;
+
+pub use memory::shortage;
+
 use crate::comm::CommError;
+use tch::TchError;
 
 /// Anything that ends a command.
 #[derive(Debug, thiserror::Error)]
@@ -41,9 +46,21 @@ pub enum Error {
         /// What went wrong.
         source: std::io::Error,
     },
-    /// libtorch refused an operation: our bug, unless memory is short. Exit code 70.
+    /// libtorch found no memory for an operation. Exit code 3.
+    #[error("{0}")]
+    Memory(String),
+    /// libtorch refused an operation: our bug. Exit code 70.
     #[error("libtorch: {0}")]
-    Torch(#[from] tch::TchError),
+    Torch(TchError),
+}
+
+impl From<TchError> for Error {
+    fn from(error: TchError) -> Error {
+        match shortage(&error.to_string()) {
+            Some(words) => Error::Memory(words),
+            None => Error::Torch(error),
+        }
+    }
 }
 
 /// The documented exit codes.
@@ -52,7 +69,7 @@ pub mod exit {
     pub const DONE: u8 = 0;
     /// Wrong usage or configuration.
     pub const USAGE: u8 = 2;
-    /// Data, or files of the run.
+    /// Data, files of the run, or too little memory.
     pub const DATA: u8 = 3;
     /// Training stopped by its own guard.
     pub const GUARD: u8 = 4;
@@ -67,7 +84,7 @@ impl Error {
     pub fn is_local(&self) -> bool {
         match self {
             Error::Comm(e) => matches!(e, CommError::Failed { .. }),
-            Error::Torch(_) | Error::Io { .. } => true,
+            Error::Memory(_) | Error::Torch(_) | Error::Io { .. } => true,
             Error::Data(e) => matches!(e, crate::data::DataError::Loader(_)),
             _ => false,
         }
@@ -77,7 +94,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Usage(_) | Error::Config(_) | Error::Comm(CommError::Launch(_)) => exit::USAGE,
-            Error::Data(_) | Error::Checkpoint(_) | Error::Io { .. } => exit::DATA,
+            Error::Data(_) | Error::Checkpoint(_) | Error::Io { .. } | Error::Memory(_) => exit::DATA,
             Error::Guard(_) => exit::GUARD,
             Error::Elsewhere { code, .. } => *code,
             Error::Comm(CommError::Failed { .. }) | Error::Torch(_) => exit::BUG,

@@ -8,6 +8,7 @@ use crate::world::World;
 use signal_hook::consts::{SIGKILL, SIGSEGV, SIGSTOP};
 use signal_hook::low_level;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// The variable that arms faults.
@@ -18,7 +19,7 @@ pub const START: u64 = 0;
 /// In place of a step: all is done and on the disk, and the ranks are about to part.
 pub const END: u64 = u64::MAX;
 
-const KINDS: &str = "`kill`, `segfault`, `abort`, `panic`, `exit0`, `exit1`, `error`, `leave`, `stop`, `sleep=SECONDS`, `skip`, `ckpt:POINT`";
+const KINDS: &str = "`kill`, `segfault`, `abort`, `panic`, `exit0`, `exit1`, `error`, `leave`, `stop`, `sleep=SECONDS`, `skip`, `ckpt:POINT`, `nan=TASK`, `spike=TASK`";
 
 /// One fault: what happens, at the start of which step (from 1, or [`START`] or [`END`]) or in writing its checkpoint, on
 /// which rank.
@@ -49,9 +50,23 @@ enum Kind {
     Skip,
     /// SIGKILL at an instant of writing the checkpoint of the step: when it comes for this time, from 1.
     Write(Point, u64),
+    /// Bad numbers of a task during the step.
+    Numbers(String, BadNumbers),
+}
+
+/// What becomes of a task's numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BadNumbers {
+    /// The gradient is NaN; the loss is what it was.
+    Nan,
+    /// Loss and gradient are a million times larger.
+    Spike,
 }
 
 static ARMED: OnceLock<Vec<Fault>> = OnceLock::new();
+
+/// The step that is being worked on, from 1.
+static STEP: AtomicU64 = AtomicU64::new(0);
 
 /// Arms the faults of the variable's text for the rest of the process; `None` or blank: none.
 ///
@@ -91,6 +106,8 @@ fn parse(entry: &str, world: World) -> Result<Fault> {
         ("leave", None) => Kind::Leave,
         ("stop", None) => Kind::Stop,
         ("skip", None) => Kind::Skip,
+        ("nan", Some(task)) => Kind::Numbers(task.into(), BadNumbers::Nan),
+        ("spike", Some(task)) => Kind::Numbers(task.into(), BadNumbers::Spike),
         _ if name.starts_with("ckpt:") => match write(&name["ckpt:".len()..], value) {
             Ok(kind) => kind,
             Err(why) => return refuse(why),
@@ -145,8 +162,38 @@ pub fn strike_writing(step: u64, point: Point, nth: u64, world: World) {
 /// # Panics
 /// On `panic`.
 pub fn strike(step: u64, world: World) -> Result<()> {
+    STEP.store(step, Ordering::Relaxed);
     let armed = ARMED.get().into_iter().flatten();
     armed.filter(|fault| fault.step == step && fault.rank == world.rank).try_for_each(Fault::happen)
+}
+
+/// Tasks whose numbers are to be bad in some step on this rank.
+///
+/// # Errors
+/// [`Error::Usage`] for a task, on any rank, that is not among `tasks`.
+pub fn tasks_with_bad_numbers(tasks: &[String], world: World) -> Result<Vec<usize>> {
+    let mut found = Vec::new();
+    for fault in ARMED.get().into_iter().flatten() {
+        let Kind::Numbers(task, _) = &fault.kind else { continue };
+        let Some(index) = tasks.iter().position(|name| name == task) else {
+            let names: Vec<String> = tasks.iter().map(|name| format!("`{name}`")).collect();
+            let hint = format!("hint: the tasks are {}", names.join(", "));
+            return Err(Error::Usage(format!("{VARIABLE}: no task is called `{task}`\n  {hint}")));
+        };
+        if fault.rank == world.rank && !found.contains(&index) {
+            found.push(index);
+        }
+    }
+    Ok(found)
+}
+
+/// What is to become of a task's numbers in the step that is being worked on, on this rank.
+pub fn bad_numbers(task: &str, world: World) -> Option<BadNumbers> {
+    let here = (STEP.load(Ordering::Relaxed), world.rank);
+    ARMED.get().into_iter().flatten().find_map(|fault| match &fault.kind {
+        Kind::Numbers(name, how) if name == task && (fault.step, fault.rank) == here => Some(*how),
+        _ => None,
+    })
 }
 
 impl Fault {
@@ -168,8 +215,8 @@ impl Fault {
             Kind::Stop => signal(SIGSTOP),
             Kind::Sleep(time) => std::thread::sleep(*time),
             Kind::Skip => skip_next_all_reduce(),
-            // Not at the start of a step: `strike_writing`.
-            Kind::Write(..) => {}
+            // Not at the start of a step: `strike_writing`, `bad_numbers`.
+            Kind::Write(..) | Kind::Numbers(..) => {}
         }
         Ok(())
     }
@@ -195,6 +242,8 @@ mod tests {
         assert_eq!(parse("abort@start:2", THREE).unwrap(), fault(Kind::Abort, START, 2));
         assert_eq!(parse("kill@end:0", THREE).unwrap(), fault(Kind::Kill, END, 0));
         assert_eq!(parse("sleep=1.5@2:2", THREE).unwrap(), fault(Kind::Sleep(Duration::from_millis(1500)), 2, 2));
+        assert_eq!(parse("nan=a.b@4:2", THREE).unwrap(), fault(Kind::Numbers("a.b".into(), BadNumbers::Nan), 4, 2));
+        assert_eq!(parse("spike=a@4:2", THREE).unwrap(), fault(Kind::Numbers("a".into(), BadNumbers::Spike), 4, 2));
         assert_eq!(parse("ckpt:renamed@4:0", THREE).unwrap(), fault(Kind::Write(Point::Renamed, 1), 4, 0));
         assert_eq!(parse("ckpt:file_filled=3@4:1", THREE).unwrap(), fault(Kind::Write(Point::FileFilled, 3), 4, 1));
     }
@@ -206,6 +255,7 @@ mod tests {
             ("kill@1", "`kill@1`: not a fault"),
             ("kil@1:0", "no fault is called `kil`, expected `kill`, `segfault`"),
             ("kill=3@1:0", "no fault is called `kill=3`"),
+            ("nan@1:0", "no fault is called `nan`"),
             ("sleep@1:0", "no fault is called `sleep`"),
             ("sleep=-1@1:0", "`-1` is no number of seconds"),
             ("sleep=nan@1:0", "`nan` is no number of seconds"),

@@ -2,8 +2,9 @@
 
 use clap::Parser;
 use polytask::cli::{Arguments, report};
+use polytask::comm;
 use polytask::data::sources::panic_is_contained;
-use polytask::{comm, error::exit};
+use polytask::error::{self, exit};
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -23,8 +24,9 @@ fn abort_all_on_panic() {
             return; // a damaged file made a library panic, and the reader turns that into an error
         }
         let rank = comm::rank_by_launcher();
-        if is_out_of_memory(info) {
-            let _ = writeln!(std::io::stderr(), "[rank {rank}] error: {}", OUT_OF_MEMORY);
+        // Most calls of libtorch panic where they fail, and memory that is not there is no bug.
+        if let Some(text) = error::shortage(words(info)) {
+            let _ = writeln!(std::io::stderr(), "[rank {rank}] error: {text}");
             end(exit::DATA);
         }
         // Not `eprintln!`, which panics where standard error is closed.
@@ -35,15 +37,11 @@ fn abort_all_on_panic() {
     }));
 }
 
-const OUT_OF_MEMORY: &str = "not enough memory for this step
-  hint: a smaller `batch.per_task`, or the same batch in parts (`batch.accumulate`); `train.precision: bf16`, \
-                             more ranks, or a GPU or node with more memory; `polytask check` estimates what a rank holds";
-
-/// libtorch's words for memory that is not there, on a GPU or on the host.
-fn is_out_of_memory(info: &std::panic::PanicHookInfo<'_>) -> bool {
+/// What a panic says.
+fn words<'a>(info: &'a std::panic::PanicHookInfo<'_>) -> &'a str {
     let payload = info.payload();
-    let text = payload.downcast_ref::<String>().map(String::as_str).or_else(|| payload.downcast_ref::<&str>().copied());
-    text.is_some_and(|text| text.contains("out of memory") || text.contains("not enough memory: you tried to allocate"))
+    let text = payload.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or_default()
 }
 
 /// Ends the whole job.

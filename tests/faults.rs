@@ -1,5 +1,6 @@
 //! A run that is killed at any instant of writing a checkpoint, or finds its files damaged, or its disk full, never loses
-//! more than the work since the last whole checkpoint, and ends with the bits of a run that nothing has happened to.
+//! more than the work since the last whole checkpoint, and ends with the bits of a run that nothing has happened to. One that
+//! meets bad numbers does with them what it was told, on all ranks alike.
 
 #[path = "faults/damage.rs"]
 mod damage;
@@ -11,6 +12,10 @@ mod guards;
 mod inspect;
 #[path = "faults/kills.rs"]
 mod kills;
+#[path = "faults/memory.rs"]
+mod memory;
+#[path = "faults/numbers.rs"]
+mod numbers;
 #[allow(dead_code, reason = "all of it is used by the tests under mpirun")]
 #[path = "mpirun/process.rs"]
 mod process;

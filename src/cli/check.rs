@@ -70,7 +70,7 @@ impl CheckArgs {
         ))?;
         match report.refused {
             None => text::print(format_args!("all is well\n")),
-            Some(what) => Err(Error::Guard(format!("the trial step failed: {what} is not finite"))),
+            Some(refusal) => Err(Error::Guard(format!("the trial step failed: {refusal}"))),
         }
     }
 

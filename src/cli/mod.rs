@@ -40,7 +40,7 @@ Start it alone for one rank, or under a launcher for several:
 Exit codes:
   0   done
   2   wrong usage or configuration
-  3   data, or files of the run
+  3   data, files of the run, or too little memory
   4   training stopped by its own guard (divergence, values that are not finite)
   70  a bug, or a failure of communication
   75  stopped early with a checkpoint: run the same command again to continue";

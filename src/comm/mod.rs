@@ -27,6 +27,7 @@ pub use watchdog::{Watchdog, WatchdogOptions};
 use crate::error::Error;
 use crate::world::World;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// A collective operation failed; the job cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -85,11 +86,21 @@ pub trait Collective {
     }
 }
 
-/// Tells the watchdog where this rank is outside of operations: the step it works on, and what it does there.
+/// Where this process was last seen.
+static PLACE: Mutex<Option<(u64, &'static str)>> = Mutex::new(None);
+
+/// Takes note of where this rank is outside of operations, for the watchdog and for messages: the step it works on, and what
+/// it does there.
 pub fn note(comm: &dyn Collective, step: u64, phase: &'static str) {
+    *PLACE.lock().unwrap_or_else(PoisonError::into_inner) = Some((step, phase));
     if let Some(watchdog) = comm.watchdog() {
         watchdog.note(step, phase);
     }
+}
+
+/// The step and phase that were noted last; `None` before the first step.
+pub fn place() -> Option<(u64, &'static str)> {
+    *PLACE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Sums of one kind of float, so that generic code need not say which.

@@ -53,6 +53,12 @@ pub struct Train {
     pub patience: Option<u64>,
     /// What to do when a global loss or gradient is not finite.
     pub non_finite: NonFinite,
+    /// What to do when a finite loss or update stands out from those before; `None`: nothing.
+    pub spike: Option<Spike>,
+    /// Steps in a row that are not taken, the last of which stops the run.
+    pub max_skipped: u64,
+    /// Rollbacks in a row without a checkpoint beyond the step in question, after which the next one stops the run.
+    pub max_rollbacks: u64,
     /// Compare the parameters' checksums over ranks every so many steps (0: never).
     pub replica_check_every: u64,
     /// Threads per rank for libtorch; default: cores of the node / ranks on the node.
@@ -79,6 +85,9 @@ impl Default for Train {
             best_by: "mean".into(),
             patience: None,
             non_finite: NonFinite::Stop,
+            spike: None,
+            max_skipped: 10,
+            max_rollbacks: 3,
             replica_check_every: 100,
             threads: None,
             max_time: None,
@@ -125,8 +134,42 @@ pub enum Wire {
 pub enum NonFinite {
     /// Stop with exit code 4; the last checkpoint stays.
     Stop,
-    /// Skip the step on all ranks, count it, and stop after 10 in a row.
+    /// Skip the step on all ranks, count it, and stop after `max_skipped` in a row.
     Skip,
+    /// Go back to the last checkpoint and leave the step out, on all ranks; stop after `max_rollbacks` in a row.
+    Rollback,
+}
+
+/// When a number stands out from those of the steps before, and what to do then.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Spike {
+    /// Standard deviations above the mean of the window from which on a number is a spike.
+    pub sigmas: f64,
+    /// Steps that were taken of which mean and deviation are; half of them must be there before anything is a spike.
+    pub window: u64,
+    /// What to do about it.
+    pub action: SpikeAction,
+}
+
+impl Default for Spike {
+    fn default() -> Self {
+        Spike { sigmas: 6.0, window: 128, action: SpikeAction::Skip }
+    }
+}
+
+/// What to do about a spike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SpikeAction {
+    /// Say so, and take the step.
+    Warn,
+    /// As [`NonFinite::Skip`].
+    Skip,
+    /// As [`NonFinite::Rollback`].
+    Rollback,
+    /// As [`NonFinite::Stop`].
+    Stop,
 }
 
 /// Section `comm`.

@@ -18,6 +18,7 @@ struct Live {
     run_dir: PathBuf,
     info: RunInfo,
     resumed_from: Option<u64>,
+    log: config::Log,
     console: Console,
     jsonl: Option<JsonLines>,
     tensorboard: Option<TensorBoard>,
@@ -45,10 +46,18 @@ impl Logger {
         resume_step: Option<u64>,
         log: &config::Log,
     ) -> Logger {
-        let (run_dir, resumed_from) = (run_dir.to_path_buf(), resume_step);
-        let mut live = Live { run_dir, info, resumed_from, console, jsonl: None, tensorboard: None, lost: Vec::new() };
+        let mut live = Live {
+            run_dir: run_dir.to_path_buf(),
+            info,
+            resumed_from: resume_step,
+            log: log.clone(),
+            console,
+            jsonl: None,
+            tensorboard: None,
+            lost: Vec::new(),
+        };
         live.console.header(&live.info, &live.run_dir);
-        live.open(log);
+        live.open(resume_step, true, log.tensorboard);
         Logger { live: Some(Box::new(live)) }
     }
 
@@ -64,6 +73,15 @@ impl Logger {
         let Some(live) = &mut self.live else { return };
         live.console.eval(record);
         live.each(|jsonl| jsonl.eval(record), |board| board.eval(record));
+    }
+
+    /// Goes back to the end of `step` in the middle of a run: records of later steps are removed or declared void. An
+    /// output that was lost stays lost.
+    pub fn go_back(&mut self, step: u64) {
+        let Some(live) = &mut self.live else { return };
+        // The end of a file writes out what is queued, before the next one voids it.
+        let (lines, board) = (live.jsonl.take().is_some(), live.tensorboard.take().is_some());
+        live.open(Some(step), lines, board);
     }
 
     /// Prints a line on the console.
@@ -87,19 +105,25 @@ impl Logger {
 }
 
 impl Live {
-    fn open(&mut self, log: &config::Log) {
-        let path = self.run_dir.join("metrics.jsonl");
-        let opened = std::fs::create_dir_all(&self.run_dir).and_then(|()| match self.resumed_from {
-            Some(step) => JsonLines::resume(&path, step),
-            None => JsonLines::create(&path).map(|out| (out, None)),
-        });
-        let (jsonl, best_score) = self.keep("metrics.jsonl", opened).unzip();
-        self.jsonl = jsonl;
-        if log.tensorboard {
-            let best_score = best_score.flatten();
-            let start =
-                Start { resume_step: self.resumed_from, best_score, every: log.every, image_every: log.image_every };
-            let board = TensorBoard::open(&self.board_dir(), &self.info, start);
+    /// Opens what is wanted of the two outputs; records of steps after `from` are removed or declared void.
+    fn open(&mut self, from: Option<u64>, lines: bool, board: bool) {
+        let mut best_score = None;
+        if lines {
+            let path = self.run_dir.join("metrics.jsonl");
+            let opened = std::fs::create_dir_all(&self.run_dir).and_then(|()| match from {
+                Some(step) => JsonLines::resume(&path, step),
+                None => JsonLines::create(&path).map(|out| (out, None)),
+            });
+            let (jsonl, best) = self.keep("metrics.jsonl", opened).unzip();
+            (self.jsonl, best_score) = (jsonl, best.flatten());
+        }
+        if board {
+            let config::Log { every, image_every, .. } = self.log;
+            let board = TensorBoard::open(
+                &self.board_dir(),
+                &self.info,
+                Start { resume_step: from, best_score, every, image_every },
+            );
             self.tensorboard = self.keep("tensorboard/", board);
         }
     }
@@ -229,6 +253,39 @@ mod tests {
         assert_eq!((files.len(), second.step), (2, 5), "the mark voids steps from 5 on");
         let written: Value = serde_json::from_slice(&fs::read(dir.path().join("summary.json")).unwrap()).unwrap();
         assert_eq!(written["resumed_from"], 4);
+    }
+
+    #[test]
+    fn a_run_that_is_taken_back_leaves_the_files_of_one_that_was_resumed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut logger = logger(dir.path(), None);
+        steps(&mut logger, 1..=6);
+        logger.go_back(4);
+        steps(&mut logger, 5..=8);
+        logger.finish(&summary());
+        assert!(logger.lost().is_empty());
+        let text = fs::read_to_string(dir.path().join("metrics.jsonl")).unwrap();
+        let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let found: Vec<u64> = lines.iter().filter_map(|line| line["step"].as_u64()).collect();
+        assert_eq!(found, (1..=8).flat_map(|step| [step, step]).collect::<Vec<_>>());
+        let files = events_files(&dir.path().join("tensorboard")).unwrap();
+        let second = events(&fs::read(&files[1]).unwrap()).nth(1).unwrap().unwrap();
+        assert_eq!((files.len(), second.step), (2, 5), "the mark voids steps from 5 on");
+        let written: Value = serde_json::from_slice(&fs::read(dir.path().join("summary.json")).unwrap()).unwrap();
+        assert_eq!(written["resumed_from"], Value::Null, "the session itself was not resumed");
+    }
+
+    #[test]
+    fn an_output_that_was_lost_stays_lost_when_a_run_is_taken_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut logger = logger(dir.path(), None);
+        steps(&mut logger, 1..=2);
+        fs::remove_file(dir.path().join("metrics.jsonl")).unwrap();
+        steps(&mut logger, 3..=3);
+        logger.go_back(2);
+        steps(&mut logger, 3..=4);
+        assert!(!dir.path().join("metrics.jsonl").exists());
+        assert_eq!(logger.lost().len(), 1, "{:?}", logger.lost());
     }
 
     #[test]

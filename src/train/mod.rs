@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod device;
+mod guard;
 mod learner;
 mod lock;
 pub mod persist;
@@ -14,6 +15,7 @@ mod signals;
 mod time_limit;
 mod window;
 
+pub use guard::Refusal;
 pub use learner::{Compute, Learner, Recipe, StepReport};
 pub use progress::Progress;
 pub use replicas::check_replicas;
@@ -23,12 +25,13 @@ pub use time_limit::TimeLimit;
 
 use crate::checkpoint;
 use crate::comm::{Collective, agree, agree_on_sum, note};
-use crate::config::{Config, NonFinite, Precision};
+use crate::config::{Config, Precision};
 use crate::data::{Dataset, Loader, Split};
 use crate::error::{Error, Result};
 use crate::eval::{evaluate, score};
 use crate::log::{DeviceRecord, EvalRecord, HParam, Logger, RunInfo, Status, Summary, TaskInfo, TrainRecord};
 use crate::optim;
+use guard::{Next, Rollbacks};
 use lock::RunLock;
 use persist::Stored;
 use saving::Saver;
@@ -36,9 +39,6 @@ use setup::choice_name;
 use std::sync::Arc;
 use std::time::Instant;
 use window::Window;
-
-/// Steps in a row that may be skipped before training stops itself.
-const MAX_SKIPPED_IN_A_ROW: u64 = 10;
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +73,7 @@ struct Session<'a, F> {
     dataset: Arc<Dataset>,
     learner: Learner<F>,
     progress: Progress,
+    rollbacks: Rollbacks,
     saver: Saver,
     logger: Logger,
     limit: TimeLimit,
@@ -121,12 +122,13 @@ impl<'a, F: Stored> Session<'a, F> {
         let saver = Saver::new(config, comm)?;
         let samples_per_step = sampler.samples_per_step() as u64;
         let began = began.checked_sub(std::time::Duration::from_secs_f64(progress.seconds)).unwrap_or(began);
-        Ok(Session {
+        let mut session = Session {
             config,
             comm,
             dataset: Arc::new(dataset),
             learner,
             progress,
+            rollbacks: Rollbacks::default(),
             saver,
             logger,
             limit,
@@ -135,7 +137,9 @@ impl<'a, F: Stored> Session<'a, F> {
             total_steps,
             began,
             _lock: lock,
-        })
+        };
+        session.anchor(resumed == [1] && options.resume == Resume::Auto)?;
+        Ok(session)
     }
 
     fn run(mut self, stop: &StopFlag) -> Result<Outcome> {
@@ -148,29 +152,30 @@ impl<'a, F: Stored> Session<'a, F> {
 
     fn train(&mut self, stop: &StopFlag) -> Result<Outcome> {
         let config = self.config;
-        let (world, batch) = (self.comm.world(), &config.batch);
-        let sampler = self.dataset.sampler(config)?;
-        let independent = config.balance.independent_batches();
-        let (accumulate, prefetch, first) = (batch.accumulate, batch.prefetch, self.progress.step);
-        let device = self.learner.model.device();
-        let mut loader =
-            Loader::new(self.dataset.clone(), sampler, world, accumulate, independent, prefetch, first, device)?;
+        let mut loader = self.loader()?;
         let mut window = Window::new();
         while self.progress.step < self.total_steps && !self.is_impatient() {
             let step = self.progress.step;
             note(self.comm, step + 1, "data");
-            crate::fault::strike(step + 1, world)?;
+            crate::fault::strike(step + 1, self.comm.world())?;
             let (batches, wait_ms) = loader.next()?;
             note(self.comm, step + 1, "compute");
             let lr = optim::lr(&config.schedule, config.optim.lr(), step, self.total_steps);
             let sent = self.learner.bytes_sent(self.comm);
-            let report = self.learner.step(step, lr, &batches, self.comm)?;
+            let left_out = self.progress.leaves_out(step + 1);
+            let report =
+                if left_out { self.learner.leave_out() } else { self.learner.step(step, lr, &batches, self.comm)? };
             drop(batches);
             window.add(&report, wait_ms, self.learner.bytes_sent(self.comm) - sent);
             self.progress.step += 1;
             self.progress.samples += self.samples_per_step;
             self.progress.evaluated.clear();
-            self.guard(&report)?;
+            let boundary = Instant::now();
+            if self.guard(&report)? == Next::Back {
+                loader = self.loader()?;
+                window.pause(boundary);
+                continue;
+            }
             self.record(&report, lr, &mut window);
 
             let boundary = Instant::now();
@@ -207,30 +212,13 @@ impl<'a, F: Stored> Session<'a, F> {
         self.config.train.patience.is_some_and(|p| self.progress.evaluations_since_best >= p.max(1))
     }
 
-    /// What to do about a step that was refused because something was not finite.
-    fn guard(&mut self, report: &StepReport) -> Result<()> {
-        let Some(what) = &report.refused else {
-            self.progress.skipped_in_a_row = 0;
-            return Ok(());
-        };
-        self.progress.skipped += 1;
-        self.progress.skipped_in_a_row += 1;
-        let step = self.progress.step;
-        let hint = "hint: a lower `lr`, a `clip_norm` or a longer `warmup` make another experiment, which needs a new \
-                    `run.dir`; to continue this one from its last checkpoint past such steps, add \
-                    `--set train.non_finite=skip`";
-        let again = match self.config.train.non_finite {
-            NonFinite::Stop => String::new(),
-            NonFinite::Skip if self.progress.skipped_in_a_row < MAX_SKIPPED_IN_A_ROW => {
-                self.logger.message(&format!("step {step}: {what} is not finite; step skipped on all ranks"));
-                return Ok(());
-            }
-            NonFinite::Skip => format!(", for the {MAX_SKIPPED_IN_A_ROW}th step in a row"),
-        };
-        // The checkpoint in flight is the one to go back to.
-        self.saver.wait(&mut self.logger);
-        self.finish(Status::Failed);
-        Err(Error::Guard(format!("step {step}: {what} is not finite{again}\n  {hint}")))
+    /// Loads the batches from here on.
+    fn loader(&self) -> Result<Loader> {
+        let (config, device) = (self.config, self.learner.model.device());
+        let (batch, independent) = (&config.batch, config.balance.independent_batches());
+        let (dataset, sampler) = (self.dataset.clone(), self.dataset.sampler(config)?);
+        let (world, first) = (self.comm.world(), self.progress.step);
+        Ok(Loader::new(dataset, sampler, world, batch.accumulate, independent, batch.prefetch, first, device)?)
     }
 
     fn record(&mut self, report: &StepReport, lr: f64, window: &mut Window) {

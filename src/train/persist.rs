@@ -77,6 +77,9 @@ pub struct RunState {
     /// Small state of surgery that needs the gradients themselves; its large state is in `balance.safetensors`.
     #[serde(default)]
     pub shard: Value,
+    /// What the guard against spikes has seen: a window per task, then that of the norm of the update.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub spikes: Vec<Vec<f64>>,
     /// Updates made by the optimizer.
     pub updates: u64,
     /// Training rows per source: another number would change the sample order.
@@ -159,6 +162,7 @@ impl<F: Stored> Learner<F> {
             progress: progress.clone(),
             balancer: self.balancer.save(),
             shard: self.shard.as_ref().map_or(Value::Null, |method| method.save()),
+            spikes: self.judge.save(),
             updates: self.optimizer.updates,
             source_sizes: source_sizes.to_vec(),
             version: env!("CARGO_PKG_VERSION").into(),
@@ -270,6 +274,7 @@ impl<F: Stored> Learner<F> {
         let bad = |message: String| CheckpointError::Bad { path: PathBuf::from("state.json"), message };
         let state: RunState = serde_json::from_slice(&state).map_err(|e| bad(e.to_string()))?;
         self.balancer.load(&state.balancer).map_err(bad)?;
+        self.judge.load(&state.spikes);
         self.optimizer.updates = state.updates;
         let blocks: Vec<_> = self.model.params.segments.iter().map(|s| self.block(&s.range, comm)).collect();
         let mine =

@@ -12,10 +12,13 @@ pub struct Progress {
     pub samples: u64,
     /// Seconds of training, evaluations and checkpoints included, over all sessions.
     pub seconds: f64,
-    /// Steps skipped because a value was not finite.
+    /// Steps that were not taken because of their numbers.
     pub skipped: u64,
     /// Steps skipped since the last one that was taken.
     pub skipped_in_a_row: u64,
+    /// Steps (from 1) that are left out because a run that took them had to be taken back; ascending.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<u64>,
     /// Best score so far.
     pub best_score: Option<f64>,
     /// Evaluations of the parameters with the best score, one per split.
@@ -27,6 +30,11 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// Whether the step (from 1) is not to be taken.
+    pub fn leaves_out(&self, step: u64) -> bool {
+        self.left_out.binary_search(&step).is_ok()
+    }
+
     /// Takes in the score of an evaluation; whether it is the best so far. Equal is not better.
     pub fn judge(&mut self, score: Option<f64>) -> bool {
         let score = score.filter(|s| s.is_finite());
@@ -48,6 +56,18 @@ impl Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn steps_to_leave_out_survive_and_a_checkpoint_without_them_is_read() {
+        let progress = Progress { left_out: vec![3, 7], ..Progress::default() };
+        let saved = serde_json::to_value(&progress).unwrap();
+        let read: Progress = serde_json::from_value(saved).unwrap();
+        assert_eq!((1..9).filter(|&step| read.leaves_out(step)).collect::<Vec<_>>(), [3, 7]);
+        let none = serde_json::to_value(Progress::default()).unwrap();
+        assert!(
+            none.get("left_out").is_none() && serde_json::from_value::<Progress>(none).unwrap().left_out.is_empty()
+        );
+    }
 
     #[test]
     fn the_first_defined_score_is_the_best_and_equal_is_not_better() {

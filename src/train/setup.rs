@@ -1,5 +1,6 @@
 //! Everything between a configuration and the first step.
 
+use super::guard::faulty;
 use super::{Compute, Learner, Recipe, device};
 use crate::checkpoint::{self, CheckpointError, Snapshot};
 use crate::comm::{Collective, agree, threads_by_environment};
@@ -293,6 +294,7 @@ pub fn build_learner<F: Stored>(
                 .into(),
         ));
     }
+    let losses = faulty::arm(losses, &recipe.tasks, comm.world())?;
     let mut learner = Learner::assemble(recipe, model, losses, comm);
     if let Some(exchange) = device::exchange(config, device, comm)? {
         learner.exchange_over(exchange);
@@ -319,7 +321,7 @@ pub fn probe<F: Stored>(learner: &Learner<F>, dataset: &Dataset) -> Result<()> {
     let all = vec![true; learner.losses.len()];
     let pass = forward(&learner.model, &learner.losses, &few_rows(dataset, PROBE_ROWS), &all, false);
     probe_scopes(&learner.model.params, &pass.terms).map_err(|e| match e {
-        ScopeError::Torch(e) => Error::Torch(e),
+        ScopeError::Torch(e) => e.into(),
         wrong => Error::Usage(wrong.to_string()),
     })
 }

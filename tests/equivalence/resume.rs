@@ -5,11 +5,11 @@ use super::fixture::{config, learner, slice};
 use super::{BALANCE, STEPS};
 use polytask::checkpoint;
 use polytask::comm::{Collective, Threads};
-use polytask::config::{Config, Engine, Precision};
-use polytask::data::Fitted;
+use polytask::config::{Config, Engine, Precision, Spike};
+use polytask::data::{Batch, Fitted};
 use polytask::ffi::{TorchReal, values};
 use polytask::train::persist::Stored;
-use polytask::train::{Learner, Progress};
+use polytask::train::{Learner, Progress, Refusal};
 use std::path::Path;
 
 fn nothing_fitted() -> Fitted {
@@ -105,5 +105,50 @@ fn a_run_goes_on_in_the_other_engine() {
         let worst = a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
         assert!(worst < 1e-9, "{balance}: {worst:e}");
         assert!(host.diff(&tensors).iter().all(|change| change.allowed));
+    }
+}
+
+/// The batches of a step, with NaN among the inputs of rank 1.
+fn bad(step: u64, config: &Config, comm: &dyn Collective) -> Vec<Batch> {
+    let mut batches = slice(step, comm.world(), 1, config);
+    for input in batches.iter_mut().flat_map(|batch| &mut batch.parts).filter_map(|part| part.inputs.dense.as_mut()) {
+        if comm.world().rank == 1 {
+            *input = &*input * f64::NAN;
+        }
+    }
+    batches
+}
+
+#[test]
+fn a_refused_step_leaves_no_trace_and_a_learner_that_went_on_is_taken_back_exactly() {
+    tch::set_num_threads(1);
+    for engine in [Engine::Auto, Engine::Tensors] {
+        for balance in BALANCE {
+            let mut config = config(balance, "{adamw: {}}", "sharded");
+            config.train.engine = engine;
+            config.train.spike = Some(Spike::default());
+            let ends = Threads::run(2, |comm| {
+                let mut learner = learner::<f64>(&config, &comm);
+                steps(&mut learner, &config, 0..1, &comm);
+                let progress = Progress { step: 1, ..Progress::default() };
+                let snapshot = learner.snapshot(&config, &nothing_fitted(), &progress, &[], &comm).unwrap();
+                let report = learner.step(1, 0.05, &bad(1, &config, &comm), &comm).unwrap();
+                assert!(matches!(report.refused, Some(Refusal::NotFinite(_))), "{balance}: {:?}", report.refused);
+                steps(&mut learner, &config, 1..STEPS, &comm);
+                let refused = flat(&learner);
+                learner.restore(snapshot.as_ref().map(|snapshot| (Path::new(""), snapshot)), &comm).unwrap();
+                steps(&mut learner, &config, 1..STEPS, &comm);
+                (refused, flat(&learner))
+            });
+            let whole = Threads::run(2, |comm| {
+                let mut learner = learner::<f64>(&config, &comm);
+                steps(&mut learner, &config, 0..STEPS, &comm);
+                flat(&learner)
+            });
+            for (refused, back) in ends {
+                assert!(refused == whole[0], "{balance} {engine:?}: a refused step left something");
+                assert!(back == whole[0], "{balance} {engine:?}: something of later steps was left");
+            }
+        }
     }
 }

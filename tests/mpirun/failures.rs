@@ -105,7 +105,7 @@ fn a_diverging_run_stops_itself_and_keeps_its_checkpoint() {
 
     let set = ["optim.sgd.lr=1e30", "train.non_finite=skip", "train.steps=30"];
     let output = sandbox.start(ALONE, "y", &set).wait().exits_with(4);
-    output.complains_once(&["step 11: ", "is not finite, for the 10th step in a row"]);
+    output.complains_once(&["step 11: ", "is not finite; 10 steps in a row were not taken (`train.max_skipped`)"]);
 }
 
 #[test]

@@ -25,7 +25,7 @@ pub struct Outcome {
 
 /// Keys of [`config::MAY_CHANGE`] that a comparison must not change: they decide what its runs come to, or what a step
 /// costs.
-const DECIDE: [&str; 7] = [
+const DECIDE: [&str; 10] = [
     "batch.accumulate",
     "train.epochs",
     "train.steps",
@@ -33,6 +33,9 @@ const DECIDE: [&str; 7] = [
     "train.eval_every_steps",
     "train.patience",
     "train.non_finite",
+    "train.spike",
+    "train.max_skipped",
+    "train.max_rollbacks",
 ];
 
 /// Refuses to mix runs of two configurations. `path` is the file of the one from before.

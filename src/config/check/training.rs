@@ -1,7 +1,7 @@
 //! Sections `balance`, `optim`, `schedule`, `train`, `comm`, `checkpoint` and `log`.
 
 use super::super::fault::{any_of, quote};
-use super::super::{Adam, Checkpoint, Config, Optim, Schedule, Sgd, Train, hints};
+use super::super::{Adam, Checkpoint, Config, Optim, Schedule, Sgd, Spike, Train, hints};
 use super::{At, Checked, MANY};
 
 /// Longest time-out in seconds.
@@ -100,8 +100,16 @@ fn train(at: &At, train: &Train) -> Checked {
     at.then("eval_every_epochs").within(train.eval_every_epochs, 0, MANY)?;
     at.then("eval_batch").within(train.eval_batch as u64, 1, MANY)?;
     at.then("replica_check_every").within(train.replica_check_every, 0, MANY)?;
+    at.then("max_skipped").within(train.max_skipped, 1, MANY)?;
+    at.then("max_rollbacks").within(train.max_rollbacks, 1, MANY)?;
+    train.spike.map_or(Ok(()), |s| spike(&at.then("spike"), &s))?;
     time_limit(at, train)?;
     device(&at.then("device"), &train.device)
+}
+
+fn spike(at: &At, spike: &Spike) -> Checked {
+    at.then("sigmas").positive(spike.sigmas)?;
+    at.then("window").within(spike.window, 4, 1 << 16)
 }
 
 fn time_limit(at: &At, train: &Train) -> Checked {

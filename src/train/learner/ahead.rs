@@ -4,7 +4,7 @@
 
 use super::Learner;
 use super::engine::{Collector, Vector};
-use super::gradients::{Place, global_losses, not_finite, per_count};
+use super::gradients::{Place, global_losses, per_count};
 use super::moves::{Shared, moves};
 use crate::balance::global::Sums;
 use crate::comm::{Collective, CommError, Number};
@@ -61,7 +61,7 @@ impl<F: TorchReal + Number> Learner<F> {
         let mut grads = Grads::zero(SharedRows::Combined, &self.model.params);
         self.seed_torch(&at);
         let seed = self.torch_seed(&at);
-        let Learner { model, engine, losses, layout, tasks, .. } = self;
+        let Learner { model, engine, losses, layout, tasks, judge, .. } = self;
         let mut collector = Collector { engine, params: &model.params, comm: at.comm };
         collector.begin(SharedRows::Combined);
         let mut pending = LossSums::default();
@@ -76,7 +76,7 @@ impl<F: TorchReal + Number> Learner<F> {
         // On all ranks: a row that is on its way must be met by those of the others.
         let mut reduced = engine.reduced(&grads, &model.params, at.comm)?;
         let rows = reduced.rows();
-        if not_finite(&losses, tasks).is_some() {
+        if judge.not_finite(&losses).is_some() {
             return Ok(None);
         }
         if let Some(combined) = rows.combined(&model.params) {

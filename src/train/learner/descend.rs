@@ -3,17 +3,18 @@
 use super::engine::{Measured, Rows, Update};
 use super::gradients::{Agreed, Counts, Local, Place, global_losses, per_count};
 use super::moves::{Layout, Shared};
-use super::{Learner, StepReport, names};
+use super::{Learner, StepReport};
 use crate::balance::global::{GramSum, Sums};
 use crate::balance::shard::{Part, ShardSurgery, Unweighted};
 use crate::balance::{Balancer, Coefficients, Gram, NotFinite};
 use crate::comm::reduce::Reduced;
 use crate::comm::{Number, agree_on_sum};
-use crate::config::{NonFinite, Reduction};
+use crate::config::Reduction;
 use crate::error::Result;
 use crate::ffi::TorchReal;
 use crate::model::{Params, Rows as SegmentKind};
 use crate::step::{Grads, LossSums, SharedRows};
+use crate::train::guard::Judge;
 use crate::train::phases::{Phase, Phases};
 
 impl<F: TorchReal + Number> Learner<F> {
@@ -41,12 +42,12 @@ impl<F: TorchReal + Number> Learner<F> {
         let (comm, world) = (at.comm, at.comm.world());
         let sharded = self.reduction == Reduction::Sharded && world.size > 1;
         let sums = Sums::new(comm, sharded);
-        let Learner { model, balancer, engine, layout, optimizer, shard, direction, tasks, seed, .. } = self;
+        let Learner { model, balancer, engine, layout, optimizer, shard, direction, tasks, seed, judge, .. } = self;
         let params = &mut model.params;
         let mut reduced = phases.time(Phase::Reduce, || engine.reduced(grads, params, comm))?;
         let rows = reduced.rows();
         let measured = phases.time(Phase::Gram, || rows.measure(params, layout, tasks.len(), pending));
-        let mut agreed = agree(agreed, &measured, grads.shared, at, balancer, tasks, &mut phases)?;
+        let mut agreed = agree(agreed, &measured, grads.shared, at, balancer, judge, &mut phases)?;
         let mut squared_norm = None;
         if let (Some(sum), None) = (measured.gram, &agreed.refused) {
             let mut surgery =
@@ -67,7 +68,7 @@ impl<F: TorchReal + Number> Learner<F> {
             SharedRows::Tasks { .. } if shard.is_some() => Shared::Direction(direction),
             SharedRows::Tasks { batches } => Shared::Rows { coef: &coef, batches },
         };
-        let known_early = rows.knows_norms() || self.clip_norm.is_some() || self.non_finite == NonFinite::Skip;
+        let known_early = rows.knows_norms() || self.clip_norm.is_some() || judge.needs_norm;
         if squared_norm.is_none() && known_early {
             let mut sum = [mine(rows.squared_norm(params, layout, &shared, &heads))];
             report.phases.time(Phase::Balance, || agree_on_sum(comm, &mut sum))?;
@@ -76,8 +77,8 @@ impl<F: TorchReal + Number> Learner<F> {
         let mut scale = 1.0;
         if let Some(norm) = squared_norm.map(f64::sqrt) {
             report.update_norm = norm;
-            if !norm.is_finite() {
-                report.refused = Some("the update".into());
+            report.refused = judge.norm(norm, false);
+            if report.refused.is_some() {
                 return Ok(report);
             }
             scale = self.clip_norm.map_or(1.0, |max| (max / norm.max(f64::MIN_POSITIVE)).min(1.0));
@@ -89,8 +90,8 @@ impl<F: TorchReal + Number> Learner<F> {
             let mut sum = [mine(norm)];
             agree_on_sum(comm, &mut sum)?;
             report.update_norm = sum[0].sqrt();
-            if !sum[0].is_finite() {
-                report.refused = Some("the update (already applied: these parameters are lost)".into());
+            report.refused = judge.norm(report.update_norm, true);
+            if report.refused.is_some() {
                 return Ok(report);
             }
         }
@@ -117,6 +118,7 @@ impl StepReport {
             gram: agreed.gram.clone(),
             update_norm: f64::NAN,
             refused: agreed.refused.clone(),
+            warning: None,
             phases,
         }
     }
@@ -129,7 +131,7 @@ fn agree(
     shared: SharedRows,
     at: &Place<'_>,
     balancer: &mut Balancer,
-    tasks: &[String],
+    judge: &Judge,
     phases: &mut Phases,
 ) -> Result<Agreed> {
     let n_batches = if let SharedRows::Tasks { batches } = shared { batches } else { 1 };
@@ -138,10 +140,10 @@ fn agree(
         None => {
             let (losses, counts) = losses()?;
             let weights = balancer.weights(&losses, at.step);
-            Ok(Agreed::new(losses, counts, weights, tasks))
+            Ok(Agreed::new(losses, counts, weights, judge))
         }
         Some(mut agreed) if agreed.losses_to_come => {
-            agreed.with_losses(losses()?.0, tasks);
+            agreed.with_losses(losses()?.0, judge);
             Ok(agreed)
         }
         Some(agreed) => Ok(agreed),
@@ -181,7 +183,7 @@ impl<F: TorchReal + Number> Surgery<'_, F> {
         };
         let mut squared_norm = None;
         match chosen {
-            Err(bad) => agreed.refused = Some(format!("the gradient of {}", names(self.tasks, &bad.0))),
+            Err(bad) => agreed.refuse_gradient(self.tasks, &bad.0),
             Ok((gram, coefficients)) => {
                 if let Some(c) = coefficients.shared.as_ref().filter(|_| by_products) {
                     let heads = coefficients.heads.iter().zip(&global.private).map(|(h, p)| h * h * p);

@@ -13,6 +13,7 @@ use crate::rng::{Stream, seed};
 use crate::step::{
     Factors, Grads, LeafGrads, LossSums, Masks, Pass, SharedRows, add_leaf_gram, forward_cut, leaf_products, pass,
 };
+use crate::train::guard::{Judge, Refusal};
 use crate::train::phases::{Phase, Phases};
 use tch::{Device, Tensor};
 
@@ -37,7 +38,7 @@ pub(super) struct Agreed {
     pub gram: Option<Gram>,
     /// By task, the rows of its own parameters are the gradient of its mean loss times this `[T]`.
     pub private_units: Vec<f64>,
-    pub refused: Option<String>,
+    pub refused: Option<Refusal>,
     /// Whether the losses were assumed, and those of [`Local::pending`] are to replace them.
     pub losses_to_come: bool,
 }
@@ -144,11 +145,9 @@ impl<F: TorchReal + Number> Learner<F> {
         }
         let (losses, counts) = phases.time(Phase::Losses, || global_losses(&sums, 1, &at))?;
         let (mut agreed, factors) = self.weighted(losses, counts, at.step);
+        let Some(factors) = factors else { return Ok(Local::refused(agreed)) };
         agreed.losses_to_come = kept.is_none();
         let mut pending = LossSums::default();
-        if agreed.refused.is_some() {
-            return Ok(Local::refused(agreed));
-        }
         let mut grads = Grads::zero(SharedRows::Combined, &self.model.params);
         self.collector(at.comm).begin(SharedRows::Combined);
         for micro in 0..at.batches.len() {
@@ -192,18 +191,22 @@ impl<F: TorchReal + Number> Learner<F> {
         pass(&self.model, &self.losses, &at.batches[micro].batch, at.active, masks)
     }
 
-    /// Weights, coefficients and factors of a weighted loss; gradients are still to come.
-    fn weighted(&mut self, losses: Vec<Option<f64>>, counts: Counts, step: u64) -> (Agreed, Factors) {
+    /// Weights, coefficients and factors of a weighted loss; gradients are still to come. No factors: the step is refused.
+    fn weighted(&mut self, losses: Vec<Option<f64>>, counts: Counts, step: u64) -> (Agreed, Option<Factors>) {
         let weights = self.balancer.weights(&losses, step);
-        let coefficients = self.balancer.of_weights(&weights);
-        let c = coefficients.shared.as_ref().and_then(|groups| groups.first()).unwrap_or(&weights);
+        let agreed = Agreed::new(losses, counts, weights, &self.judge);
+        if agreed.refused.is_some() {
+            // Smoothed coefficients would remember it.
+            return (agreed, None);
+        }
+        let coefficients = self.balancer.of_weights(&agreed.weights);
+        let c = coefficients.shared.as_ref().and_then(|groups| groups.first()).unwrap_or(&agreed.weights);
         let factors = Factors {
-            shared: per_count(c, &counts.total),
+            shared: per_count(c, &agreed.counts.total),
             serve_private: coefficients.heads.iter().zip(c).all(|(&h, &c)| one_serves_the_other(h, c)),
         };
-        let private_units = if factors.serve_private { c.clone() } else { counts.total.clone() };
-        let coefficients = Some(coefficients);
-        (Agreed { coefficients, private_units, ..Agreed::new(losses, counts, weights, &self.tasks) }, factors)
+        let private_units = if factors.serve_private { c.clone() } else { agreed.counts.total.clone() };
+        (Agreed { coefficients: Some(coefficients), private_units, ..agreed }, Some(factors))
     }
 
     /// `T` backwards through the heads to the representation, balancing there, and one backward through the encoder.
@@ -226,7 +229,7 @@ impl<F: TorchReal + Number> Learner<F> {
         let (sums, products) = phases.time(Phase::Gram, || products.read(&pending));
         let (losses, counts) = phases.time(Phase::Losses, || global_losses(&sums, 1, &at))?;
         let weights = self.balancer.weights(&losses, at.step);
-        let mut agreed = Agreed::new(losses, counts, weights, &self.tasks);
+        let mut agreed = Agreed::new(losses, counts, weights, &self.judge);
         // Whatever the reduction of parameters: each rank has samples of its own.
         let Some(factors) = self.balance_early(&products, true, &mut agreed, &at, phases)? else {
             return Ok(Local::refused(agreed));
@@ -280,7 +283,7 @@ impl<F: TorchReal + Number> Learner<F> {
         let (gram, coefficients) = match chosen {
             Ok(chosen) => chosen,
             Err(bad) => {
-                agreed.refused = Some(format!("the gradient of {}", names(&self.tasks, &bad.0)));
+                agreed.refuse_gradient(&self.tasks, &bad.0);
                 return Ok(None);
             }
         };
@@ -317,9 +320,9 @@ impl Local {
 
 impl Agreed {
     /// Gradients of unweighted sums are still to come.
-    pub fn new(losses: Vec<Option<f64>>, counts: Counts, weights: Vec<f64>, tasks: &[String]) -> Agreed {
+    pub fn new(losses: Vec<Option<f64>>, counts: Counts, weights: Vec<f64>, judge: &Judge) -> Agreed {
         Agreed {
-            refused: not_finite(&losses, tasks),
+            refused: judge.losses(&losses),
             losses,
             weights,
             coefficients: None,
@@ -331,9 +334,14 @@ impl Agreed {
     }
 
     /// The losses, now that they are there.
-    pub fn with_losses(&mut self, losses: Vec<Option<f64>>, tasks: &[String]) {
-        self.refused = not_finite(&losses, tasks);
+    pub fn with_losses(&mut self, losses: Vec<Option<f64>>, judge: &Judge) {
+        self.refused = judge.losses(&losses);
         self.losses = losses;
+    }
+
+    /// The gradients of these tasks are not finite.
+    pub fn refuse_gradient(&mut self, tasks: &[String], bad: &[usize]) {
+        self.refused = Some(Refusal::NotFinite(format!("the gradient of {}", names(tasks, bad))));
     }
 }
 
@@ -389,12 +397,6 @@ pub(super) fn global_losses(sums: &[f64], n_batches: usize, at: &Place<'_>) -> R
     let total: Vec<f64> = (0..n_tasks).map(|t| by_batch[t..].iter().step_by(n_tasks).sum()).collect();
     let losses = all.iter().zip(&total).map(|(&sum, &n)| (n > 0.0).then(|| sum / n)).collect();
     Ok((losses, Counts { total, by_batch }))
-}
-
-/// Which losses are not finite, in words.
-pub(super) fn not_finite(losses: &[Option<f64>], tasks: &[String]) -> Option<String> {
-    let bad: Vec<usize> = (0..losses.len()).filter(|&t| losses[t].is_some_and(|l| !l.is_finite())).collect();
-    (!bad.is_empty()).then(|| format!("the loss of {}", names(tasks, &bad)))
 }
 
 fn add(sums: &mut [f64], more: &[f64]) {

@@ -22,12 +22,13 @@ mod moves;
 mod sketched;
 mod tensors;
 
+use super::guard::{Judge, Refusal};
 use super::phases::Phases;
 use crate::balance::shard::{self, ShardSurgery};
 use crate::balance::{Balancer, Coefficients, Gram};
 use crate::comm::tensors::TensorCollective;
 use crate::comm::{Collective, Number};
-use crate::config::{self, Balance, Config, GramFrom, NonFinite, Optim, Precision, Reduction, Scope, Wire};
+use crate::config::{self, Balance, Config, GramFrom, NonFinite, Optim, Precision, Reduction, Scope, Spike, Wire};
 use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::ffi::{self, TorchReal};
@@ -68,7 +69,8 @@ pub struct Learner<F> {
     /// Task names, for messages.
     tasks: Vec<String>,
     clip_norm: Option<f64>,
-    non_finite: NonFinite,
+    /// Which steps are refused, with what it remembers of the steps before.
+    pub(super) judge: Judge,
 }
 
 /// Where and with what numbers a learner computes.
@@ -129,6 +131,8 @@ pub struct Recipe {
     /// What becomes of values that are not finite. With `Skip`, no parameter is moved before the update is known to be
     /// finite.
     pub non_finite: NonFinite,
+    /// What becomes of values that stand out.
+    pub spike: Option<Spike>,
 }
 
 impl Recipe {
@@ -144,6 +148,7 @@ impl Recipe {
             gram: config.comm.gram,
             compute: Compute::of(config, Device::Cpu),
             non_finite: config.train.non_finite,
+            spike: config.train.spike,
         }
     }
 }
@@ -161,8 +166,10 @@ pub struct StepReport {
     pub gram: Option<Gram>,
     /// Norm of the whole update before clipping.
     pub update_norm: f64,
-    /// Why the step was not taken: what is not finite.
-    pub refused: Option<String>,
+    /// Why the step was not taken.
+    pub refused: Option<Refusal>,
+    /// What stood out, if the step was taken all the same.
+    pub warning: Option<String>,
     /// Times of this rank.
     pub phases: Phases,
 }
@@ -208,7 +215,7 @@ impl<F: TorchReal + Number> Learner<F> {
             direction: Vec::new(),
             optimizer: Optimizer::new(&recipe.optim, n_states),
             clip_norm: recipe.optim.clip_norm(),
-            non_finite: recipe.non_finite,
+            judge: Judge::new(&recipe.tasks, recipe.non_finite, recipe.spike),
             model,
             losses,
             engine,
@@ -273,8 +280,8 @@ impl<F: TorchReal + Number> Learner<F> {
     /// All ranks, with the slices of the same global batch.
     ///
     /// # Errors
-    /// If a collective or libtorch fails. A loss or gradient that is not finite is no error: the step is refused on
-    /// all ranks alike, and the report says what it was.
+    /// If a collective or libtorch fails. A loss or gradient that is not finite, or stands out, is no error: the step is
+    /// refused on all ranks alike, and the report says what it was.
     pub fn step(&mut self, step: u64, lr: f64, batches: &[Batch], comm: &dyn Collective) -> Result<StepReport> {
         self.fits(batches)?;
         let active = self.balancer.active(step);
@@ -291,12 +298,28 @@ impl<F: TorchReal + Number> Learner<F> {
             return Ok(report);
         }
         self.optimizer.updates += 1;
+        report.warning = self.judge.took(&report.losses, report.update_norm);
         self.balancer.observe(&report.losses, step);
         if self.balancer.needs_losses_after() {
             let after = self.losses_now(&at, &mut report.phases)?;
             self.balancer.observe_after(&report.losses, &after, step);
         }
         Ok(report)
+    }
+
+    /// The report of a step that is left out: nothing is computed, nothing is changed.
+    pub fn leave_out(&self) -> StepReport {
+        let nothing = vec![f64::NAN; self.tasks.len()];
+        StepReport {
+            losses: vec![None; self.tasks.len()],
+            coefficients: self.balancer.of_heads(&nothing, None),
+            weights: nothing,
+            gram: None,
+            update_norm: f64::NAN,
+            refused: Some(Refusal::LeftOut),
+            warning: None,
+            phases: Phases::default(),
+        }
     }
 
     /// The optimizer's states of this rank's shard, if they are with the tensors.
@@ -365,7 +388,7 @@ fn layer_groups(params: &Params) -> Vec<(usize, Range<usize>)> {
     groups
 }
 
-fn names(all: &[String], tasks: &[usize]) -> String {
+pub(super) fn names(all: &[String], tasks: &[usize]) -> String {
     let names: Vec<String> = tasks.iter().map(|&t| format!("`{}`", all[t])).collect();
     names.join(", ")
 }

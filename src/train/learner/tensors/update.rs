@@ -40,7 +40,7 @@ impl States {
                 let decoupled = matches!(optimizer.config(), Optim::Adamw(_));
                 let rule = FusedAdam { lr, betas: c.betas, eps: c.eps, weight_decay: c.weight_decay, decoupled };
                 ffi::fused_adam(params, grads, &self.first, &self.second, optimizer.updates + 1, rule)
-                    .map_err(|refusal| Error::Torch(TchError::Torch(refusal)))
+                    .map_err(|refusal| Error::from(TchError::Torch(refusal)))
             }
             Optim::Sgd(c) => {
                 let _no_grad = tch::no_grad_guard();
