@@ -24,9 +24,10 @@ pub use time_limit::TimeLimit;
 use crate::checkpoint;
 use crate::comm::{Collective, agree, agree_on_sum, note};
 use crate::config::{Config, NonFinite, Precision};
-use crate::data::{Dataset, Loader, Split};
+use crate::data::{Dataset, Loader, LoaderOptions, Split};
 use crate::error::{Error, Result};
 use crate::eval::{evaluate, score};
+use crate::fault;
 use crate::log::{DeviceRecord, EvalRecord, HParam, Logger, RunInfo, Status, Summary, TaskInfo, TrainRecord};
 use crate::optim;
 use lock::RunLock;
@@ -148,18 +149,16 @@ impl<'a, F: Stored> Session<'a, F> {
 
     fn train(&mut self, stop: &StopFlag) -> Result<Outcome> {
         let config = self.config;
-        let (world, batch) = (self.comm.world(), &config.batch);
+        let world = self.comm.world();
         let sampler = self.dataset.sampler(config)?;
-        let independent = config.balance.independent_batches();
-        let (accumulate, prefetch, first) = (batch.accumulate, batch.prefetch, self.progress.step);
-        let device = self.learner.model.device();
-        let mut loader =
-            Loader::new(self.dataset.clone(), sampler, world, accumulate, independent, prefetch, first, device)?;
+        let options = LoaderOptions::of(config, world, self.learner.model.device());
+        let options = LoaderOptions { first_step: self.progress.step, hook: fault::strike_loading, ..options };
+        let mut loader = Loader::new(self.dataset.clone(), sampler, options)?;
         let mut window = Window::new();
         while self.progress.step < self.total_steps && !self.is_impatient() {
             let step = self.progress.step;
             note(self.comm, step + 1, "data");
-            crate::fault::strike(step + 1, world)?;
+            fault::strike(step + 1, world)?;
             let (batches, wait_ms) = loader.next()?;
             note(self.comm, step + 1, "compute");
             let lr = optim::lr(&config.schedule, config.optim.lr(), step, self.total_steps);

@@ -16,6 +16,7 @@ pub(super) fn check(config: &Config) -> Checked {
     train(&At::key("train"), &config.train)?;
     super::comm::check(config)?;
     best_by(&At::key("train").then("best_by"), config)?;
+    At::key("data").then("timeout").within(config.data.timeout, 0, YEAR)?;
     At::key("comm").then("timeout").within(config.comm.timeout, 0, YEAR)?;
     At::key("comm").then("init_timeout").within(config.comm.init_timeout, 0, YEAR)?;
     checkpoint(&At::key("checkpoint"), &config.checkpoint)?;
