@@ -53,6 +53,7 @@ fn train_record(step: u64) -> TrainRecord {
         skipped: 0,
         checkpoint_ms: None,
         device: None,
+        ranks: None,
     }
 }
 

@@ -11,6 +11,7 @@ mod replicas;
 mod saving;
 pub mod setup;
 mod signals;
+mod stragglers;
 mod time_limit;
 mod window;
 
@@ -32,10 +33,12 @@ use crate::log::{DeviceRecord, EvalRecord, HParam, Logger, RunInfo, Status, Summ
 use crate::optim;
 use lock::RunLock;
 use persist::Stored;
+use phases::{Phase, Phases};
 use saving::Saver;
 use setup::choice_name;
 use std::sync::Arc;
 use std::time::Instant;
+use stragglers::Stragglers;
 use window::Window;
 
 /// Steps in a row that may be skipped before training stops itself.
@@ -75,6 +78,7 @@ struct Session<'a, F> {
     learner: Learner<F>,
     progress: Progress,
     saver: Saver,
+    stragglers: Stragglers,
     logger: Logger,
     limit: TimeLimit,
     steps_per_epoch: u64,
@@ -97,6 +101,7 @@ impl<'a, F: Stored> Session<'a, F> {
         let sampler = dataset.sampler(config)?;
         let mut learner = setup::build_learner::<F>(config, &dataset, device, comm)?;
         setup::probe(&learner, &dataset)?;
+        replicas::are_there(&learner.model.params, fault::parameters())?;
         let mut progress = Progress::default();
         let mut resumed = vec![u8::from(start.is_some())];
         comm.broadcast(&mut resumed)?;
@@ -129,6 +134,7 @@ impl<'a, F: Stored> Session<'a, F> {
             learner,
             progress,
             saver,
+            stragglers: Stragglers::new(config, comm)?,
             logger,
             limit,
             steps_per_epoch,
@@ -159,18 +165,23 @@ impl<'a, F: Stored> Session<'a, F> {
             let step = self.progress.step;
             note(self.comm, step + 1, "data");
             fault::strike(step + 1, world)?;
+            replicas::flip(&self.learner.model.params, fault::flipped(step + 1, world));
             let (batches, wait_ms) = loader.next()?;
             note(self.comm, step + 1, "compute");
             let lr = optim::lr(&config.schedule, config.optim.lr(), step, self.total_steps);
             let sent = self.learner.bytes_sent(self.comm);
-            let report = self.learner.step(step, lr, &batches, self.comm)?;
+            let mut slowed = Phases::default();
+            slowed.time(Phase::Forward, || fault::slow_down(step + 1, world));
+            self.learner.compares_replicas = due(config.train.replica_check_every, step + 1);
+            let mut report = self.learner.step(step, lr, &batches, self.comm)?;
+            report.phases.add(&slowed);
             drop(batches);
             window.add(&report, wait_ms, self.learner.bytes_sent(self.comm) - sent);
             self.progress.step += 1;
             self.progress.samples += self.samples_per_step;
             self.progress.evaluated.clear();
             self.guard(&report)?;
-            self.record(&report, lr, &mut window);
+            self.record(&report, lr, &mut window)?;
 
             let boundary = Instant::now();
             if due(config.train.replica_check_every, self.progress.step) {
@@ -232,12 +243,14 @@ impl<'a, F: Stored> Session<'a, F> {
         Err(Error::Guard(format!("step {step}: {what} is not finite{again}\n  {hint}")))
     }
 
-    fn record(&mut self, report: &StepReport, lr: f64, window: &mut Window) {
+    fn record(&mut self, report: &StepReport, lr: f64, window: &mut Window) -> Result<()> {
         let step = self.progress.step;
         if !(due(self.config.log.every, step) || step == 1 || step == self.total_steps) {
-            return;
+            return Ok(());
         }
         let device = self.device_record(window);
+        let (ranks, words) = self.stragglers.compare(window.own_ms(), self.comm)?.unzip();
+        words.iter().flatten().for_each(|words| self.logger.message(words));
         let (time_ms, steps_per_s, bytes_per_step) = window.close();
         self.logger.train(&TrainRecord {
             step,
@@ -257,7 +270,9 @@ impl<'a, F: Stored> Session<'a, F> {
             skipped: self.progress.skipped,
             checkpoint_ms: self.saver.held_ms(),
             device,
+            ranks,
         });
+        Ok(())
     }
 
     /// What is known of the device since the last record; `None` on a CPU.
@@ -356,6 +371,7 @@ impl<'a, F: Stored> Session<'a, F> {
     fn checkpoint(&mut self, best: bool) -> Result<()> {
         let start = Instant::now();
         note(self.comm, self.progress.step, "checkpoint");
+        self.prove_replicas()?;
         // Before anything is copied: two copies may be more than fits into memory.
         self.saver.wait(&mut self.logger);
         self.progress.seconds = self.began.elapsed().as_secs_f64();
@@ -366,6 +382,14 @@ impl<'a, F: Stored> Session<'a, F> {
         self.saver.held_up(start);
         self.limit.checkpoint_took(start.elapsed() + self.saver.longest_write());
         Ok(())
+    }
+
+    /// Proves that what goes into a checkpoint is what all ranks hold, unless nobody wants to know.
+    fn prove_replicas(&self) -> Result<()> {
+        match self.config.train.replica_check_every {
+            0 => Ok(()),
+            _ => check_replicas(&self.learner.model.params, self.progress.step, self.comm),
+        }
     }
 
     /// Writes the checkpoint on which the run depends, and waits until it is on the disk.
