@@ -169,7 +169,7 @@ pub fn strike_writing(step: u64, point: Point, nth: u64, world: World) -> io::Re
             Kind::Write(at, time) if (fault.step, at, time) == (step, point, nth) => signal(SIGKILL),
             Kind::SlowDisk(time) if fault.step == step && point == Point::FileFilled => std::thread::sleep(time),
             Kind::FullDisk(steps) if point == Point::FileFilled && fault.lasts(steps, step) => {
-                return Err(io::ErrorKind::StorageFull.into());
+                return Err(io::Error::from_raw_os_error(libc::ENOSPC));
             }
             _ => {}
         }

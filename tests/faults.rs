@@ -5,17 +5,27 @@
 mod damage;
 #[path = "faults/disk.rs"]
 mod disk;
+#[path = "faults/flips.rs"]
+mod flips;
 #[path = "faults/guards.rs"]
 mod guards;
 #[path = "faults/inspect.rs"]
 mod inspect;
 #[path = "faults/kills.rs"]
 mod kills;
+#[path = "faults/loader.rs"]
+mod loader;
 #[allow(dead_code, reason = "all of it is used by the tests under mpirun")]
 #[path = "mpirun/process.rs"]
 mod process;
+#[path = "faults/read_only.rs"]
+mod read_only;
 #[path = "faults/retention.rs"]
 mod retention;
 #[allow(dead_code, reason = "all of it is used by the tests under mpirun")]
 #[path = "mpirun/sandbox.rs"]
 mod sandbox;
+#[path = "faults/stragglers.rs"]
+mod stragglers;
+#[path = "faults/telemetry.rs"]
+mod telemetry;

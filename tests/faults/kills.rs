@@ -17,7 +17,7 @@ const STATEFUL: [&str; 6] = [
 ];
 
 /// Trains with a fault armed.
-fn broken(sandbox: &Sandbox, ranks: usize, run: &str, fault: &str, set: &[&str]) -> Output {
+pub fn broken(sandbox: &Sandbox, ranks: usize, run: &str, fault: &str, set: &[&str]) -> Output {
     let args: Vec<String> = train_args(run, set).iter().map(|arg| format!("'{arg}'")).collect();
     let start =
         if ranks == ALONE { String::new() } else { format!("mpirun -n {ranks} --oversubscribe --bind-to none") };
@@ -26,7 +26,7 @@ fn broken(sandbox: &Sandbox, ranks: usize, run: &str, fault: &str, set: &[&str])
 
 /// The same bits, and the same state but for times.
 #[track_caller]
-fn same(a: &Snapshot, b: &Snapshot) {
+pub fn same(a: &Snapshot, b: &Snapshot) {
     assert_eq!(a.step, b.step);
     assert_eq!(a.tensors.keys().collect::<Vec<_>>(), b.tensors.keys().collect::<Vec<_>>());
     for (x, y) in a.tensors.values().flatten().zip(b.tensors.values().flatten()) {
