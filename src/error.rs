@@ -85,7 +85,9 @@ impl Error {
         match self {
             Error::Comm(e) => matches!(e, CommError::Failed { .. }),
             Error::Memory(_) | Error::Torch(_) | Error::Io { .. } => true,
-            Error::Data(e) => matches!(e, crate::data::DataError::Loader(_)),
+            Error::Data(e) => {
+                matches!(e, crate::data::DataError::Loader(_) | crate::data::DataError::Stalled { .. })
+            }
             _ => false,
         }
     }

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::world::World;
 use signal_hook::consts::{SIGKILL, SIGSEGV, SIGSTOP};
 use signal_hook::low_level;
+use std::io;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -19,7 +20,9 @@ pub const START: u64 = 0;
 /// In place of a step: all is done and on the disk, and the ranks are about to part.
 pub const END: u64 = u64::MAX;
 
-const KINDS: &str = "`kill`, `segfault`, `abort`, `panic`, `exit0`, `exit1`, `error`, `leave`, `stop`, `sleep=SECONDS`, `skip`, `ckpt:POINT`, `nan=TASK`, `spike=TASK`";
+const KINDS: &str = "`kill`, `segfault`, `abort`, `panic`, `exit0`, `exit1`, `error`, `leave`, `stop`, `sleep=SECONDS`, `skip`, \
+                     `slow=SECONDS`, `slow_data=SECONDS`, `stall=SECONDS`, `die`, `flip=PARAMETER`, `nan=TASK`, `spike=TASK`, \
+                     `full_disk`, `slow_disk=SECONDS`, `ckpt:POINT`";
 
 /// One fault: what happens, at the start of which step (from 1, or [`START`] or [`END`]) or in writing its checkpoint, on
 /// which rank.
@@ -48,6 +51,20 @@ enum Kind {
     Sleep(Duration),
     /// The next small sum is left out.
     Skip,
+    /// This step and all later ones compute for so much longer.
+    Slow(Duration),
+    /// The batches of this step and of all later ones take so much longer to make.
+    SlowData(Duration),
+    /// The thread that makes batches sleeps over that of this step.
+    Stall(Duration),
+    /// The thread that makes batches panics over that of this step.
+    Die,
+    /// One bit of this parameter changes.
+    Flip(String),
+    /// Checkpoints of so many steps, from this one on, meet a full disk.
+    FullDisk(u64),
+    /// Every file of the checkpoint of the step takes so much longer.
+    SlowDisk(Duration),
     /// SIGKILL at an instant of writing the checkpoint of the step: when it comes for this time, from 1.
     Write(Point, u64),
     /// Bad numbers of a task during the step.
@@ -112,11 +129,20 @@ fn parse(entry: &str, world: World) -> Result<Fault> {
             Ok(kind) => kind,
             Err(why) => return refuse(why),
         },
-        ("sleep", Some(seconds)) => match seconds.parse().map(Duration::try_from_secs_f64) {
-            Ok(Ok(time)) => Kind::Sleep(time),
-            _ => return refuse(format!("`{seconds}` is no number of seconds")),
+        ("die", None) => Kind::Die,
+        ("flip", Some(parameter)) if !parameter.is_empty() => Kind::Flip(parameter.into()),
+        ("full_disk", None) => Kind::FullDisk(u64::MAX),
+        ("full_disk", Some(steps)) => match steps.parse() {
+            Ok(steps) => Kind::FullDisk(steps),
+            Err(_) => return refuse(format!("`{steps}` is no number of steps")),
         },
-        _ => return refuse(format!("no fault is called `{kind}`, expected {KINDS}")),
+        _ => match (timed(name), value) {
+            (Some(timed), Some(seconds)) => match seconds.parse().map(Duration::try_from_secs_f64) {
+                Ok(Ok(time)) => timed(time),
+                _ => return refuse(format!("`{seconds}` is no number of seconds")),
+            },
+            _ => return refuse(format!("no fault is called `{kind}`, expected {KINDS}")),
+        },
     };
     let Some(step) = moment(step) else {
         return refuse(format!("`{step}` is no step; the first one is 1, and there are `start` and `end`"));
@@ -135,6 +161,18 @@ fn moment(step: &str) -> Option<u64> {
     }
 }
 
+/// The kinds that are written with a time.
+fn timed(name: &str) -> Option<fn(Duration) -> Kind> {
+    Some(match name {
+        "sleep" => Kind::Sleep,
+        "slow" => Kind::Slow,
+        "slow_data" => Kind::SlowData,
+        "stall" => Kind::Stall,
+        "slow_disk" => Kind::SlowDisk,
+        _ => return None,
+    })
+}
+
 /// `POINT` and `POINT=N`.
 fn write(point: &str, nth: Option<&str>) -> std::result::Result<Kind, String> {
     let names = || Point::ALL.map(|p| format!("`{}`", p.name())).join(", ");
@@ -146,12 +184,64 @@ fn write(point: &str, nth: Option<&str>) -> std::result::Result<Kind, String> {
     }
 }
 
+/// What is armed for this rank.
+fn armed(world: World) -> impl Iterator<Item = &'static Fault> {
+    ARMED.get().into_iter().flatten().filter(move |fault| fault.rank == world.rank)
+}
+
 /// Lets happen what is armed for the `nth` time of this instant in writing the checkpoint of this step. Never returns if
-/// something is.
-pub fn strike_writing(step: u64, point: Point, nth: u64, world: World) {
-    let armed = ARMED.get().into_iter().flatten();
-    let here = |fault: &&Fault| (fault.step, fault.rank) == (step, world.rank) && fault.kind == Kind::Write(point, nth);
-    armed.filter(here).for_each(|_| signal(SIGKILL));
+/// that is a kill.
+///
+/// # Errors
+/// That of a full disk, in filling a file.
+pub fn strike_writing(step: u64, point: Point, nth: u64, world: World) -> io::Result<()> {
+    for fault in armed(world) {
+        match fault.kind {
+            Kind::Write(at, time) if (fault.step, at, time) == (step, point, nth) => signal(SIGKILL),
+            Kind::SlowDisk(time) if fault.step == step && point == Point::FileFilled => std::thread::sleep(time),
+            Kind::FullDisk(steps) if point == Point::FileFilled && fault.lasts(steps, step) => {
+                return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Lets happen what is armed for making the batch of this step (from 1).
+///
+/// # Panics
+/// On `die`.
+pub fn strike_loading(step: u64, world: World) {
+    for fault in armed(world) {
+        match fault.kind {
+            Kind::Stall(time) if fault.step == step => std::thread::sleep(time),
+            Kind::SlowData(time) if fault.step <= step => std::thread::sleep(time),
+            Kind::Die if fault.step == step => panic!("{VARIABLE} at the batch of step {step}"),
+            _ => {}
+        }
+    }
+}
+
+/// Computes for as much longer as is armed for this step (from 1).
+pub fn slow_down(step: u64, world: World) {
+    for fault in armed(world) {
+        if let Kind::Slow(time) = fault.kind
+            && fault.step <= step
+        {
+            std::thread::sleep(time);
+        }
+    }
+}
+
+/// Parameters of which a bit changes at the start of this step (from 1) on this rank.
+pub fn flipped(step: u64, world: World) -> impl Iterator<Item = &'static str> {
+    armed(world).filter(move |fault| fault.step == step).filter_map(Fault::parameter)
+}
+
+/// All parameters of which a bit is to change, at any step and on any rank.
+pub fn parameters() -> impl Iterator<Item = &'static str> {
+    ARMED.get().into_iter().flatten().filter_map(Fault::parameter)
 }
 
 /// Lets happen what is armed for the start of this step (from 1, or [`START`] or [`END`]) on this rank.
@@ -163,8 +253,7 @@ pub fn strike_writing(step: u64, point: Point, nth: u64, world: World) {
 /// On `panic`.
 pub fn strike(step: u64, world: World) -> Result<()> {
     STEP.store(step, Ordering::Relaxed);
-    let armed = ARMED.get().into_iter().flatten();
-    armed.filter(|fault| fault.step == step && fault.rank == world.rank).try_for_each(Fault::happen)
+    armed(world).filter(|fault| fault.step == step).try_for_each(Fault::happen)
 }
 
 /// Tasks whose numbers are to be bad in some step on this rank.
@@ -197,6 +286,15 @@ pub fn bad_numbers(task: &str, world: World) -> Option<BadNumbers> {
 }
 
 impl Fault {
+    /// Whether a fault that lasts so many steps is there at this one.
+    fn lasts(&self, steps: u64, step: u64) -> bool {
+        step >= self.step && step - self.step < steps
+    }
+
+    fn parameter(&self) -> Option<&str> {
+        if let Kind::Flip(parameter) = &self.kind { Some(parameter) } else { None }
+    }
+
     fn happen(&self) -> Result<()> {
         let words = || match self.step {
             START => format!("{VARIABLE} at the start"),
@@ -210,13 +308,14 @@ impl Fault {
             Kind::Abort => low_level::abort(),
             Kind::Panic => panic!("{}", words()),
             Kind::Exit(code) => low_level::exit(*code),
-            Kind::Error => return Err(Error::Io { path: words(), source: std::io::Error::other("injected") }),
+            Kind::Error => return Err(Error::Io { path: words(), source: io::Error::other("injected") }),
             Kind::Leave => return Err(Error::Usage(format!("{}: injected", words()))),
             Kind::Stop => signal(SIGSTOP),
             Kind::Sleep(time) => std::thread::sleep(*time),
             Kind::Skip => skip_next_all_reduce(),
-            // Not at the start of a step: `strike_writing`, `bad_numbers`.
-            Kind::Write(..) | Kind::Numbers(..) => {}
+            // Not here: `strike_writing`, `strike_loading`, `slow_down`, `flipped`, `bad_numbers`.
+            Kind::Write(..) | Kind::FullDisk(_) | Kind::SlowDisk(_) | Kind::Numbers(..) => {}
+            Kind::Stall(_) | Kind::SlowData(_) | Kind::Die | Kind::Slow(_) | Kind::Flip(_) => {}
         }
         Ok(())
     }
@@ -244,6 +343,15 @@ mod tests {
         assert_eq!(parse("sleep=1.5@2:2", THREE).unwrap(), fault(Kind::Sleep(Duration::from_millis(1500)), 2, 2));
         assert_eq!(parse("nan=a.b@4:2", THREE).unwrap(), fault(Kind::Numbers("a.b".into(), BadNumbers::Nan), 4, 2));
         assert_eq!(parse("spike=a@4:2", THREE).unwrap(), fault(Kind::Numbers("a".into(), BadNumbers::Spike), 4, 2));
+        let seconds = Duration::from_secs(2);
+        assert_eq!(parse("slow=2@3:1", THREE).unwrap(), fault(Kind::Slow(seconds), 3, 1));
+        assert_eq!(parse("slow_data=2@3:1", THREE).unwrap(), fault(Kind::SlowData(seconds), 3, 1));
+        assert_eq!(parse("stall=2@3:1", THREE).unwrap(), fault(Kind::Stall(seconds), 3, 1));
+        assert_eq!(parse("slow_disk=2@3:0", THREE).unwrap(), fault(Kind::SlowDisk(seconds), 3, 0));
+        assert_eq!(parse("die@3:1", THREE).unwrap(), fault(Kind::Die, 3, 1));
+        assert_eq!(parse("flip=a.b@3:1", THREE).unwrap(), fault(Kind::Flip("a.b".into()), 3, 1));
+        assert_eq!(parse("full_disk@3:0", THREE).unwrap(), fault(Kind::FullDisk(u64::MAX), 3, 0));
+        assert_eq!(parse("full_disk=4@3:0", THREE).unwrap(), fault(Kind::FullDisk(4), 3, 0));
         assert_eq!(parse("ckpt:renamed@4:0", THREE).unwrap(), fault(Kind::Write(Point::Renamed, 1), 4, 0));
         assert_eq!(parse("ckpt:file_filled=3@4:1", THREE).unwrap(), fault(Kind::Write(Point::FileFilled, 3), 4, 1));
     }
@@ -259,6 +367,10 @@ mod tests {
             ("sleep@1:0", "no fault is called `sleep`"),
             ("sleep=-1@1:0", "`-1` is no number of seconds"),
             ("sleep=nan@1:0", "`nan` is no number of seconds"),
+            ("slow@1:0", "no fault is called `slow`"),
+            ("stall=x@1:0", "`x` is no number of seconds"),
+            ("flip=@1:0", "no fault is called `flip=`"),
+            ("full_disk=x@1:0", "`x` is no number of steps"),
             ("stop@0:0", "`0` is no step; the first one is 1, and there are `start` and `end`"),
             ("stop@18446744073709551615:0", "`18446744073709551615` is no step"),
             ("stop@1:3", "there is no rank `3` in a world of 3"),
@@ -273,6 +385,14 @@ mod tests {
         }
         assert!(arm(None, THREE).is_ok() && arm(Some(" "), THREE).is_ok());
         assert!(ARMED.get().is_none(), "nothing was armed");
+    }
+
+    #[test]
+    fn a_full_disk_lasts_as_long_as_it_says() {
+        let fault = Fault { kind: Kind::FullDisk(3), step: 5, rank: 0 };
+        let full: Vec<u64> = (1..12).filter(|step| fault.lasts(3, *step)).collect();
+        assert_eq!(full, [5, 6, 7]);
+        assert!(fault.lasts(u64::MAX, 1 << 60) && !fault.lasts(u64::MAX, 4));
     }
 
     #[test]

@@ -100,6 +100,7 @@ fn train_record(step: u64) -> TrainRecord {
         skipped: 0,
         checkpoint_ms: None,
         device: None,
+        ranks: None,
     }
 }
 

@@ -6,12 +6,16 @@
 mod damage;
 #[path = "faults/disk.rs"]
 mod disk;
+#[path = "faults/flips.rs"]
+mod flips;
 #[path = "faults/guards.rs"]
 mod guards;
 #[path = "faults/inspect.rs"]
 mod inspect;
 #[path = "faults/kills.rs"]
 mod kills;
+#[path = "faults/loader.rs"]
+mod loader;
 #[path = "faults/memory.rs"]
 mod memory;
 #[path = "faults/numbers.rs"]
@@ -19,8 +23,14 @@ mod numbers;
 #[allow(dead_code, reason = "all of it is used by the tests under mpirun")]
 #[path = "mpirun/process.rs"]
 mod process;
+#[path = "faults/read_only.rs"]
+mod read_only;
 #[path = "faults/retention.rs"]
 mod retention;
 #[allow(dead_code, reason = "all of it is used by the tests under mpirun")]
 #[path = "mpirun/sandbox.rs"]
 mod sandbox;
+#[path = "faults/stragglers.rs"]
+mod stragglers;
+#[path = "faults/telemetry.rs"]
+mod telemetry;

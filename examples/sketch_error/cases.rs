@@ -2,7 +2,7 @@
 
 use polytask::comm::Solo;
 use polytask::config::load;
-use polytask::data::Loader;
+use polytask::data::{Loader, LoaderOptions};
 use polytask::rng::{Stream, rng};
 use polytask::step::{Grads, SharedRows, forward, task_grads};
 use polytask::train::{Learner, setup};
@@ -103,7 +103,8 @@ pub fn tox21() -> Result<Case, Box<dyn Error>> {
     let config = load(Path::new("configs/tox21.yaml"), &["train.device=cpu".into()])?;
     let dataset = Arc::new(setup::open_data(&config, None, &Solo)?);
     let mut learner: Learner<f32> = setup::build_learner(&config, &dataset, Device::Cpu, &Solo)?;
-    let mut loader = Loader::new(dataset.clone(), dataset.sampler(&config)?, World::SOLO, 1, 1, 0, 0, Device::Cpu)?;
+    let options = LoaderOptions { prefetch: 0, ..LoaderOptions::of(&config, World::SOLO, Device::Cpu) };
+    let mut loader = Loader::new(dataset.clone(), dataset.sampler(&config)?, options)?;
     for step in 0..STEPS {
         learner.step(step, 1e-3, &loader.next()?.0, &Solo)?;
     }

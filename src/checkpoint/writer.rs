@@ -47,8 +47,9 @@ pub struct Report {
     pub result: Result<Written>,
 }
 
-/// Called at every [`Point`] of a write, with the step and how many times this point has come in it (from 1).
-type Hook = Box<dyn FnMut(u64, Point, u64) + Send>;
+/// Called at every [`Point`] of a write, with the step and how many times this point has come in it (from 1). An error is
+/// one of the disk; after the checkpoint is written it does not count.
+type Hook = Box<dyn FnMut(u64, Point, u64) -> io::Result<()> + Send>;
 
 /// The writer of one root. Dropping it waits for what is in flight.
 pub struct Writer {
@@ -136,17 +137,14 @@ impl Desk {
         let mut at = |point| {
             let times = times.entry(point).or_default();
             *times += 1;
-            hook(step, point, *times);
+            hook(step, point, *times)
         };
         let snapshot = (order.snapshot)();
-        let written = write_with(root, &snapshot, &mut |point| {
-            at(point);
-            Ok(())
-        });
+        let written = write_with(root, &snapshot, &mut at);
         drop(snapshot);
         let result = match written {
             Ok(path) => {
-                let warnings = tidy(root, step, order.best, order.keep, &mut at);
+                let warnings = tidy(root, step, order.best, order.keep, &mut |point| drop(at(point)));
                 Ok(Written { path, seconds: began.elapsed().as_secs_f64(), warnings })
             }
             Err(e) => {
@@ -187,7 +185,7 @@ mod tests {
 
     fn idle() -> (TempDir, Writer) {
         let root = tempfile::tempdir().unwrap();
-        let writer = Writer::new(root.path(), Box::new(|_, _, _| ())).unwrap();
+        let writer = Writer::new(root.path(), Box::new(|_, _, _| Ok(()))).unwrap();
         (root, writer)
     }
 
@@ -202,6 +200,7 @@ mod tests {
             seen.send((step, point, nth)).unwrap();
             // Nobody left at the gate: go on.
             let _ = gate.recv();
+            Ok(())
         };
         let writer = Writer::new(root.path(), Box::new(hook)).unwrap();
         (root, writer, points, go)
@@ -270,6 +269,23 @@ mod tests {
         assert!(report.step == 2 && error.contains("step_00000002"), "{error}");
         assert!(writer.wait().unwrap().result.is_ok());
         assert_eq!(latest_step(&root), Some(3));
+    }
+
+    #[test]
+    fn an_error_of_the_hook_is_one_of_the_disk() {
+        let root = tempfile::tempdir().unwrap();
+        let full = |step, point, nth| match (step, point, nth) {
+            (2, Point::FileFilled, 1) | (3, Point::Pruned, 1) => Err(io::ErrorKind::StorageFull.into()),
+            _ => Ok(()),
+        };
+        let mut writer = Writer::new(root.path(), Box::new(full)).unwrap();
+        (1..=2).for_each(|step| drop(writer.start(order(step, false))));
+        let error = writer.wait().unwrap().result.unwrap_err().to_string();
+        assert!(error.contains("step_00000002"), "{error}");
+        assert_eq!(latest_step(&root), Some(1));
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 2, "nothing half-made stays");
+        writer.start(order(3, false));
+        assert!(writer.wait().unwrap().result.is_ok(), "it was written already");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::{ConfigArgs, text, with_world};
 use crate::comm::Collective;
 use crate::config::{Config, Precision};
-use crate::data::Loader;
+use crate::data::{Loader, LoaderOptions};
 use crate::error::{Result, exit};
 use crate::rng::{Stream, seed};
 use crate::train::persist::Stored;
@@ -73,10 +73,8 @@ impl BenchArgs {
         let mut learner = setup::build_learner::<F>(config, &dataset, device, comm)?;
         let sampler = dataset.sampler(config)?;
         let samples = sampler.samples_per_step() as u64;
-        let (world, batch) = (comm.world(), &config.batch);
-        let independent = config.balance.independent_batches();
-        let mut loader =
-            Loader::new(dataset, sampler, world, batch.accumulate, independent, batch.prefetch, 0, device)?;
+        let world = comm.world();
+        let mut loader = Loader::new(dataset, sampler, LoaderOptions::of(config, world, device))?;
         let params = &learner.model.params;
         let (shared, private) = (params.n_shared(), params.n_private());
         let (step, phases) = (Vec::new(), Vec::new());

@@ -17,6 +17,13 @@ pub struct Data {
     /// Text vocabulary, fitted on the training split of all sources together.
     #[serde(default)]
     pub vocab: Vocab,
+    /// Seconds that a batch may be waited for before the job is ended (0: any time).
+    #[serde(default = "five_minutes")]
+    pub timeout: u64,
+}
+
+fn five_minutes() -> u64 {
+    300
 }
 
 /// A dataset: its format with the format's options.

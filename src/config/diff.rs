@@ -10,6 +10,7 @@ pub const MAY_CHANGE: &[&str] = &[
     "run.name",
     "run.dir",
     "data.root",
+    "data.timeout",
     "batch.accumulate",
     "batch.prefetch",
     "model.recompute",

@@ -192,8 +192,12 @@ fn optim() -> impl Strategy<Value = (Optim, Schedule)> {
 
 fn config() -> impl Strategy<Value = Config> {
     let run = (text(), any::<u64>(), of(path())).prop_map(|(name, seed, dir)| Run { name, seed, dir });
-    let data =
-        (named(source()), of(path())).prop_map(|(sources, root)| Data { sources, root, vocab: Vocab::default() });
+    let data = (named(source()), of(path())).prop_map(|(sources, root)| Data {
+        sources,
+        root,
+        vocab: Vocab::default(),
+        timeout: 300,
+    });
     let mix = prop_oneof![
         Just(Mix::Uniform),
         number().prop_map(|t| Mix::Temperature(Temperature { t })),

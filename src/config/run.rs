@@ -296,11 +296,13 @@ pub struct Log {
     pub tensorboard: bool,
     /// The cosine matrix as a picture every so many `train` records (0: never).
     pub image_every: u64,
+    /// Warn of a rank that needs so many times as long by itself as the median of the others (0: ranks are not compared).
+    pub straggler: f64,
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Log { every: 20, tensorboard: true, image_every: 10 }
+        Log { every: 20, tensorboard: true, image_every: 10, straggler: 1.5 }
     }
 }
 

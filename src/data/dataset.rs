@@ -41,6 +41,8 @@ pub struct Dataset {
 #[derive(Debug)]
 struct Source {
     name: String,
+    /// Files of the training split, for messages.
+    files: String,
     splits: [Option<Samples>; 3],
 }
 
@@ -115,6 +117,11 @@ impl Dataset {
     /// Name of a source.
     pub fn source_name(&self, source: usize) -> &str {
         &self.sources[source].name
+    }
+
+    /// The files of a source's training split, for messages; empty where there are none.
+    pub fn source_files(&self, source: usize) -> &str {
+        &self.sources[source].files
     }
 
     /// Number of samples of a split; 0 where the source has no such split.
@@ -228,12 +235,13 @@ fn encode(config: &Config, prepared: Vec<Prepared>, fitted: Fitted) -> Result<Da
     // One source after the other, so that a table is dropped as soon as its samples are there.
     for source in prepared {
         let mut splits = [None, None, None];
+        let files = source.division.view(&source.tables, Split::Train).map(|view| view.table.files());
         for split in Split::ALL {
             if let Some(view) = source.division.view(&source.tables, split) {
                 splits[split as usize] = Some(encode_split(config, &source, (split, view), &encoder, &fitted)?);
             }
         }
-        sources.push(Source { name: source.name, splits });
+        sources.push(Source { name: source.name, files: files.unwrap_or_default(), splits });
     }
     Ok(Dataset { sources, tasks, dims: fitted.dims(), fitted })
 }

@@ -29,6 +29,18 @@ pub enum DataError {
     /// The thread that prepares batches has failed: our bug, unless memory is short.
     #[error("batches can no longer be prepared: {0}")]
     Loader(String),
+    /// The thread that prepares batches does not answer.
+    #[error(
+        "this rank has waited {seconds} s for {what}\n  hint: the node may be swapping, or its cores may be taken by others \
+         (free, top, `train.threads`, `batch.prefetch`); where a batch may rightly take so long, raise `data.timeout` (and \
+         `comm.timeout`, of which it takes three quarters at most)"
+    )]
+    Stalled {
+        /// The batch: step, source, files, rows.
+        what: String,
+        /// How long it was waited for.
+        seconds: f64,
+    },
 }
 
 impl DataError {

@@ -2,104 +2,180 @@
 //!
 //! What a batch holds depends on the step alone: the thread changes when it is ready, never what is in it.
 
+use super::sources::contain;
+use super::whereabouts::Whereabouts;
 use super::{Batch, DataError, Dataset, Sampler, Split};
+use crate::config::Config;
 use crate::world::World;
-use std::any::Any;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tch::Device;
+
+/// Longest time between two looks at the clock while a batch is waited for.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// How a [`Loader`] works.
+#[derive(Debug, Clone, Copy)]
+pub struct LoaderOptions {
+    /// Which slice of every step is this rank's.
+    pub world: World,
+    /// Micro-batches per step; a multiple of `independent`.
+    pub accumulate: usize,
+    /// A step's rows are divided into so many batches before they are divided over ranks.
+    pub independent: usize,
+    /// Steps that are prepared ahead; 0: none, and no thread.
+    pub prefetch: usize,
+    /// The first step, from 0.
+    pub first_step: u64,
+    /// For a GPU, batches are put into page-locked memory, from which it copies by itself.
+    pub device: Device,
+    /// How long a batch may be waited for; zero: any time. Without a thread nobody looks at the clock.
+    pub deadline: Duration,
+    /// Called when the batch of a step (from 1) is begun, by whoever makes it: for tests of failures.
+    pub hook: fn(u64, World),
+}
+
+impl LoaderOptions {
+    /// What a configuration says, from the first step on.
+    pub fn of(config: &Config, world: World, device: Device) -> Self {
+        LoaderOptions {
+            world,
+            accumulate: config.batch.accumulate,
+            independent: config.balance.independent_batches(),
+            prefetch: config.batch.prefetch,
+            first_step: 0,
+            device,
+            deadline: deadline(config.data.timeout, config.comm.timeout, world),
+            hook: |_, _| (),
+        }
+    }
+}
+
+/// A rank says itself that it waits for data before the watchdogs of the others say that they wait for the rank.
+fn deadline(data: u64, comm: u64, world: World) -> Duration {
+    let data = Duration::from_secs(data);
+    if world.size > 1 && comm > 0 { data.min(Duration::from_secs(comm) * 3 / 4) } else { data }
+}
 
 /// Yields the micro-batches of one step after the other. Dropping it ends its thread.
 #[derive(Debug)]
-pub struct Loader(Source);
+pub struct Loader {
+    source: Source,
+    deadline: Duration,
+    at: Arc<Whereabouts>,
+}
+
+/// The batches of a step, or why there are none.
+type Made = Result<Vec<Batch>, String>;
 
 #[derive(Debug)]
 enum Source {
     Inline(Box<Steps>),
     Thread {
         /// `None` only while the loader is dropped.
-        batches: Option<Receiver<Vec<Batch>>>,
+        batches: Option<Receiver<Made>>,
         thread: Option<JoinHandle<()>>,
     },
 }
 
 impl Loader {
-    /// A loader whose first step is `first_step`. `prefetch` steps are prepared ahead (0: none, and no thread). A step's
-    /// rows are divided into `independent` batches before they are divided over ranks; `accumulate` is a multiple of it. For a
-    /// GPU, batches are put into page-locked memory, from which it copies by itself.
+    /// A loader of the training split.
     ///
     /// # Errors
     /// The thread cannot be started.
-    #[expect(clippy::too_many_arguments, reason = "a loader is made in two places, each argument once")]
-    pub fn new(
-        dataset: Arc<Dataset>,
-        sampler: Sampler,
-        world: World,
-        accumulate: usize,
-        independent: usize,
-        prefetch: usize,
-        first_step: u64,
-        device: Device,
-    ) -> Result<Loader, DataError> {
-        let (accumulate, independent) = (accumulate.max(1), independent.max(1));
-        let mut steps = Steps { dataset, sampler, world, accumulate, independent, step: first_step, device };
-        if prefetch == 0 {
-            return Ok(Loader(Source::Inline(Box::new(steps))));
-        }
-        spawn(prefetch, move || steps.next())
+    pub fn new(dataset: Arc<Dataset>, sampler: Sampler, options: LoaderOptions) -> Result<Loader, DataError> {
+        let LoaderOptions { accumulate, independent, first_step, deadline, prefetch, .. } = options;
+        let options = LoaderOptions { accumulate: accumulate.max(1), independent: independent.max(1), ..options };
+        let at = Arc::new(Whereabouts::new(&dataset));
+        let mut steps = Steps { dataset, sampler, options, step: first_step, at: at.clone() };
+        let source =
+            if prefetch == 0 { Source::Inline(Box::new(steps)) } else { spawn(prefetch, move || steps.next())? };
+        Ok(Loader { source, deadline, at })
     }
 
     /// The next step's micro-batches, `accumulate` of them (with no part where this rank has no sample), and for how many
     /// milliseconds they had to be waited for.
     ///
     /// # Errors
-    /// The loader's thread has panicked.
+    /// The batch cannot be made, because of a panic, or was not made in time. Says of which step, source, file and rows.
     #[expect(clippy::should_implement_trait, reason = "the steps have no end, so `None` would mean nothing")]
     pub fn next(&mut self) -> Result<(Vec<Batch>, f64), DataError> {
         let start = Instant::now();
-        let batches = match &mut self.0 {
+        let made = match &mut self.source {
             Source::Inline(steps) => steps.next(),
-            Source::Thread { batches, thread } => match batches.as_ref().and_then(|b| b.recv().ok()) {
-                Some(batches) => batches,
-                None => return Err(DataError::Loader(cause(thread.take()))),
+            Source::Thread { batches: Some(batches), thread } => match wait(batches, self.deadline, &self.at) {
+                Ok(made) => made,
+                Err(late) => {
+                    // It may never wake up, and nobody is to wait for it.
+                    drop(thread.take());
+                    return Err(late);
+                }
             },
+            Source::Thread { batches: None, .. } => ended(),
         };
+        let batches = made.map_err(DataError::Loader)?;
         Ok((batches, start.elapsed().as_secs_f64() * 1e3))
     }
 }
 
 impl Drop for Loader {
     fn drop(&mut self) {
-        if let Source::Thread { batches, thread } = &mut self.0 {
+        if let Source::Thread { batches, thread } = &mut self.source {
             // Without a receiver the thread's next send fails, and it ends.
             drop(batches.take());
             if let Some(thread) = thread.take() {
-                // A panic in there has been printed by the hook; there is nobody left to tell.
+                // Panics in there have become errors.
                 let _ = thread.join();
             }
         }
     }
 }
 
-fn spawn(prefetch: usize, mut next: impl FnMut() -> Vec<Batch> + Send + 'static) -> Result<Loader, DataError> {
+fn spawn(prefetch: usize, mut next: impl FnMut() -> Made + Send + 'static) -> Result<Source, DataError> {
     // The step that waits in `send` is one of those prepared ahead.
     let (sender, receiver) = sync_channel(prefetch - 1);
-    let work = move || while sender.send(next()).is_ok() {};
+    let work = move || {
+        let mut goes_on = true;
+        while goes_on {
+            let made = next();
+            goes_on = made.is_ok();
+            goes_on &= sender.send(made).is_ok();
+        }
+    };
     let thread = thread::Builder::new().name("loader".into()).spawn(work);
     let thread = thread.map_err(|e| DataError::Loader(format!("its thread cannot be started: {e}")))?;
-    Ok(Loader(Source::Thread { batches: Some(receiver), thread: Some(thread) }))
+    Ok(Source::Thread { batches: Some(receiver), thread: Some(thread) })
 }
 
-fn cause(thread: Option<JoinHandle<()>>) -> String {
-    let payload: Option<Box<dyn Any + Send>> = thread.and_then(|thread| thread.join().err());
-    let text = payload.as_ref().and_then(|p| {
-        let owned = p.downcast_ref::<String>().map(String::as_str);
-        owned.or_else(|| p.downcast_ref::<&str>().copied())
-    });
-    text.unwrap_or("its thread has ended").to_string()
+/// Waits for the thread: warns when half of the time is over. Time counts by looks, so that a job that was suspended as a
+/// whole has not waited meanwhile.
+fn wait(batches: &Receiver<Made>, deadline: Duration, at: &Whereabouts) -> Result<Made, DataError> {
+    if deadline.is_zero() {
+        return Ok(batches.recv().unwrap_or_else(|_| ended()));
+    }
+    let (look, mut waited, mut warned) = (LOOK.min(deadline / 8), Duration::ZERO, false);
+    while waited < deadline {
+        match batches.recv_timeout(look) {
+            Ok(made) => return Ok(made),
+            Err(RecvTimeoutError::Disconnected) => return Ok(ended()),
+            Err(RecvTimeoutError::Timeout) => waited += look,
+        }
+        if !warned && waited >= deadline / 2 {
+            warned = true;
+            let (waited, deadline) = (waited.as_secs_f64(), deadline.as_secs_f64());
+            tracing::warn!(
+                "{waited:.1} s have been waited for {at}; after {deadline} s this ends the job (`data.timeout`)"
+            );
+        }
+    }
+    Err(DataError::Stalled { what: at.to_string(), seconds: deadline.as_secs_f64() })
+}
+
+fn ended() -> Made {
+    Err("its thread has ended".into())
 }
 
 /// The work itself: step after step of one rank.
@@ -107,25 +183,35 @@ fn cause(thread: Option<JoinHandle<()>>) -> String {
 struct Steps {
     dataset: Arc<Dataset>,
     sampler: Sampler,
-    world: World,
-    accumulate: usize,
-    independent: usize,
+    options: LoaderOptions,
     step: u64,
-    device: Device,
+    at: Arc<Whereabouts>,
 }
 
 impl Steps {
-    fn next(&mut self) -> Vec<Batch> {
-        let rows = self.sampler.rows(self.step);
+    fn next(&mut self) -> Made {
+        self.at.begin(self.step + 1);
+        let made = contain(|| self.make());
         self.step += 1;
-        let placed = |batch: Batch| if self.device.is_cuda() { batch.pinned() } else { batch };
-        (0..self.accumulate).map(|micro| placed(self.batch(&rows, micro))).collect()
+        made.map_err(|panic| format!("{}: {panic}", self.at))
+    }
+
+    fn make(&mut self) -> Vec<Batch> {
+        let LoaderOptions { world, device, accumulate, hook, .. } = self.options;
+        hook(self.step + 1, world);
+        let rows = self.sampler.rows(self.step);
+        let placed = |batch: Batch| if device.is_cuda() { batch.pinned() } else { batch };
+        (0..accumulate).map(|micro| placed(self.batch(&rows, micro))).collect()
     }
 
     fn batch(&self, rows: &[(usize, Vec<u32>)], micro: usize) -> Batch {
+        let LoaderOptions { world, accumulate, independent, .. } = self.options;
         let part = |(source, rows): &(usize, Vec<u32>)| {
-            let mine = &rows[micro_slice(self.world, self.accumulate, self.independent, micro, rows.len())];
-            (!mine.is_empty()).then(|| self.dataset.gather(*source, Split::Train, mine))
+            let mine = &rows[micro_slice(world, accumulate, independent, micro, rows.len())];
+            (!mine.is_empty()).then(|| {
+                self.at.gather(*source, mine);
+                self.dataset.gather(*source, Split::Train, mine)
+            })
         };
         Batch { parts: rows.iter().filter_map(part).collect() }
     }
@@ -171,9 +257,13 @@ mod tests {
         (config, Arc::new(dataset))
     }
 
+    fn options(config: &Config, world: World, accumulate: usize, prefetch: usize, first_step: u64) -> LoaderOptions {
+        LoaderOptions { accumulate, prefetch, first_step, ..LoaderOptions::of(config, world, Device::Cpu) }
+    }
+
     fn loader(data: &(Config, Arc<Dataset>), world: World, accumulate: usize, prefetch: usize, first: u64) -> Loader {
         let sampler = data.1.sampler(&data.0).unwrap();
-        Loader::new(data.1.clone(), sampler, world, accumulate, 1, prefetch, first, Device::Cpu).unwrap()
+        Loader::new(data.1.clone(), sampler, options(&data.0, world, accumulate, prefetch, first)).unwrap()
     }
 
     fn list(tensor: &tch::Tensor) -> Vec<f64> {
@@ -250,13 +340,65 @@ mod tests {
         }
     }
 
+    /// A loader with a hook, that waits for so long.
+    fn hooked(hook: fn(u64, World), prefetch: usize, deadline: Duration) -> Loader {
+        let data = dataset(Mix::Balanced);
+        let options = LoaderOptions { hook, deadline, ..options(&data.0, World::SOLO, 1, prefetch, 0) };
+        Loader::new(data.1.clone(), data.1.sampler(&data.0).unwrap(), options).unwrap()
+    }
+
     #[test]
-    fn a_panic_of_the_thread_is_an_error_and_stays_one() {
-        let mut loader = spawn(2, || panic!("row 7 is not there")).unwrap();
-        let message = "batches can no longer be prepared: row 7 is not there";
-        assert_eq!(loader.next().unwrap_err().to_string(), message);
-        let again = "batches can no longer be prepared: its thread has ended";
-        assert_eq!(loader.next().unwrap_err().to_string(), again);
+    fn a_panic_is_an_error_with_its_step_and_sources_and_stays_one() {
+        for prefetch in [0, 2] {
+            let hook = |step, _| assert!(step != 2, "row 7 is not there");
+            let mut loader = hooked(hook, prefetch, Duration::ZERO);
+            assert!(loader.next().is_ok());
+            let message = "batches can no longer be prepared: the batch of step 2 of source `a` (a.csv) and source `b` \
+                           (b.csv): row 7 is not there";
+            assert_eq!(loader.next().unwrap_err().to_string(), message);
+            if prefetch > 0 {
+                let again = "batches can no longer be prepared: its thread has ended";
+                assert_eq!(loader.next().unwrap_err().to_string(), again);
+            }
+        }
+    }
+
+    #[test]
+    fn a_panic_over_rows_names_them() {
+        let at = Whereabouts::new(&dataset(Mix::Balanced).1);
+        at.begin(9);
+        at.gather(1, &[5, 2, 8, 1]);
+        assert_eq!(at.to_string(), "the batch of step 9, training rows 5, 2, 8, .. (4 in all) of source `b` (b.csv)");
+        at.gather(0, &[7]);
+        assert_eq!(at.to_string(), "the batch of step 9, training rows 7 (1 in all) of source `a` (a.csv)");
+    }
+
+    #[test]
+    fn a_batch_that_does_not_come_is_an_error_in_time_and_nobody_waits_for_its_thread() {
+        let hook = |step, _| {
+            if step == 2 {
+                thread::sleep(Duration::from_secs(3600))
+            }
+        };
+        let start = Instant::now();
+        let mut loader = hooked(hook, 1, Duration::from_millis(200));
+        assert!(loader.next().is_ok());
+        let error = loader.next().unwrap_err();
+        let words = "has waited 0.2 s for the batch of step 2 of source `a` (a.csv) and source `b` (b.csv)";
+        assert!(error.to_string().contains(words), "{error}");
+        drop(loader);
+        assert!(start.elapsed() < Duration::from_secs(60));
+    }
+
+    #[test]
+    fn the_rank_speaks_before_the_watchdogs_of_the_others() {
+        let two = World { rank: 0, size: 2, local_rank: 0, local_size: 2 };
+        let seconds = |data, comm, world| deadline(data, comm, world).as_secs_f64();
+        assert_eq!(seconds(300, 600, two), 300.0);
+        assert_eq!(seconds(300, 30, two), 22.5);
+        assert_eq!(seconds(300, 0, two), 300.0);
+        assert_eq!(seconds(300, 30, World::SOLO), 300.0);
+        assert_eq!(seconds(0, 30, two), 0.0, "off");
     }
 
     #[test]
@@ -278,9 +420,10 @@ mod tests {
         let counter = made.clone();
         let next = move || {
             counter.fetch_add(1, Ordering::SeqCst);
-            Vec::new()
+            Ok(Vec::new())
         };
-        let mut loader = spawn(3, next).unwrap();
+        let at = Arc::new(Whereabouts::new(&dataset(Mix::Balanced).1));
+        let mut loader = Loader { source: spawn(3, next).unwrap(), deadline: Duration::ZERO, at };
         loader.next().unwrap();
         while made.load(Ordering::SeqCst) < 4 {
             thread::yield_now();

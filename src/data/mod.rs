@@ -8,7 +8,7 @@
 //! features, labels   rows of a table, transformed, in memory
 //! dataset   all of it, for every source and split
 //! sampler   which rows a global step takes: a pure function of (seed, source, step)
-//! loader    this rank's slice of it as tensors, prepared ahead by a thread
+//! loader    this rank's slice of it as tensors, prepared ahead by a thread (whereabouts: what it is at, for messages)
 //! predict   a user's rows through the same transforms; predictions into a file
 //! ```
 
@@ -29,6 +29,7 @@ pub mod table;
 #[cfg(test)]
 mod testing;
 mod values;
+mod whereabouts;
 mod words;
 mod write;
 
@@ -36,7 +37,7 @@ pub use batch::{Batch, InputDims, Inputs, Part, Target, Tokens};
 pub use dataset::{Dataset, TaskInfo, task_infos};
 pub use error::DataError;
 pub use fit::{Block, Category, Fitted, FittedTask, Standard};
-pub use loader::Loader;
+pub use loader::{Loader, LoaderOptions};
 pub use predict::Unlabelled;
 pub use sampler::Sampler;
 pub use split::{SourceTables, Split};

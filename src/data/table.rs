@@ -165,6 +165,15 @@ impl Table {
         self.columns.iter().find(|(n, _)| n == name).map(|(_, cells)| cells)
     }
 
+    /// The files, for messages: the first one by name.
+    pub fn files(&self) -> String {
+        match self.origins.split_first() {
+            None => String::new(),
+            Some((first, [])) => first.path.display().to_string(),
+            Some((first, more)) => format!("{} and {} more", first.path.display(), more.len()),
+        }
+    }
+
     /// Where a row came from, for messages: `file:line` for text files, `file: row N` (from 0) for binary ones.
     pub fn place(&self, row: usize) -> String {
         match self.origins.iter().find(|o| o.rows.contains(&row)) {

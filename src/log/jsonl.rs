@@ -98,6 +98,15 @@ pub fn train(record: &TrainRecord) -> Value {
             line["exposed"] = json!(exposed);
         }
     }
+    if let Some(ranks) = &record.ranks {
+        let [min, median, max] = ranks.spread();
+        line["ranks"] = json!({
+            "own_ms": {"min": min, "median": median, "max": max},
+            "slowest": ranks.slowest,
+            "slowdown": ranks.slowdown,
+            "slow": ranks.slow,
+        });
+    }
     line
 }
 
@@ -184,7 +193,7 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
 mod tests {
     use super::super::samples::{eval_record, train_record};
     use super::*;
-    use crate::log::DeviceRecord;
+    use crate::log::{DeviceRecord, RankRecord};
     use std::sync::{Arc, Mutex};
 
     #[test]
@@ -218,6 +227,15 @@ mod tests {
             (&line["device_memory_mib"], &line["exchange_ms"], &line["exposed"]),
             (&json!(512.0), &json!(4.0), &json!(0.25))
         );
+    }
+
+    #[test]
+    fn ranks_are_a_spread_and_the_slowest_one() {
+        let own_ms = vec![4.0, 1.0, 9.0, 3.0];
+        let ranks = Some(RankRecord { own_ms, slowest: 2, slowdown: 3.0, slow: vec![2] });
+        let line = train(&TrainRecord { ranks, ..train_record(1, &["a"]) }).to_string();
+        let end = r#""ranks":{"own_ms":{"min":1.0,"median":3.5,"max":9.0},"slowest":2,"slowdown":3.0,"slow":[2]}}"#;
+        assert!(line.ends_with(end), "{line}");
     }
 
     #[test]

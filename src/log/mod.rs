@@ -25,5 +25,7 @@ pub mod tensorboard;
 
 pub use logger::Logger;
 pub use messages::init;
-pub use record::{DeviceRecord, EvalRecord, HParam, RunInfo, Status, Summary, TaskInfo, TaskMetrics, TrainRecord};
+pub use record::{
+    DeviceRecord, EvalRecord, HParam, RankRecord, RunInfo, Status, Summary, TaskInfo, TaskMetrics, TrainRecord,
+};
 pub use summary::config_hash;

@@ -123,6 +123,32 @@ pub struct TrainRecord {
     pub checkpoint_ms: Option<f64>,
     /// What only a device has.
     pub device: Option<DeviceRecord>,
+    /// How ranks compare; `None`: one rank, or nobody wants to know.
+    pub ranks: Option<RankRecord>,
+}
+
+/// What ranks spend by themselves, in phases in which none waits for another.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RankRecord {
+    /// Milliseconds per step, mean since the last record, by rank `[W]`.
+    pub own_ms: Vec<f64>,
+    /// The rank that needs longest.
+    pub slowest: usize,
+    /// How many times longer than the median of the others it needs.
+    pub slowdown: f64,
+    /// Ranks that have been slow for some records in a row.
+    pub slow: Vec<usize>,
+}
+
+impl RankRecord {
+    /// Smallest, median and largest of [`Self::own_ms`]: what can be read of 512 ranks.
+    pub fn spread(&self) -> [f64; 3] {
+        let mut sorted = self.own_ms.clone();
+        sorted.sort_by(f64::total_cmp);
+        let at = |i: usize| sorted.get(i).copied().unwrap_or(f64::NAN);
+        let n = sorted.len();
+        [at(0), f64::midpoint(at(n.saturating_sub(1) / 2), at(n / 2)), at(n.saturating_sub(1))]
+    }
 }
 
 /// What is known of a device and of the exchange between devices.

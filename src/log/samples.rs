@@ -24,6 +24,7 @@ pub fn train_record(step: u64, tasks: &[&str]) -> TrainRecord {
         skipped: 0,
         checkpoint_ms: None,
         device: None,
+        ranks: None,
     }
 }
 

@@ -12,6 +12,7 @@ mod replicas;
 mod saving;
 pub mod setup;
 mod signals;
+mod stragglers;
 mod time_limit;
 mod window;
 
@@ -26,18 +27,21 @@ pub use time_limit::TimeLimit;
 use crate::checkpoint;
 use crate::comm::{Collective, agree, agree_on_sum, note};
 use crate::config::{Config, Precision};
-use crate::data::{Dataset, Loader, Split};
+use crate::data::{Dataset, Loader, LoaderOptions, Split};
 use crate::error::{Error, Result};
 use crate::eval::{evaluate, score};
+use crate::fault;
 use crate::log::{DeviceRecord, EvalRecord, HParam, Logger, RunInfo, Status, Summary, TaskInfo, TrainRecord};
 use crate::optim;
 use guard::{Next, Rollbacks};
 use lock::RunLock;
 use persist::Stored;
+use phases::{Phase, Phases};
 use saving::Saver;
 use setup::choice_name;
 use std::sync::Arc;
 use std::time::Instant;
+use stragglers::Stragglers;
 use window::Window;
 
 /// How a run ended.
@@ -75,6 +79,7 @@ struct Session<'a, F> {
     progress: Progress,
     rollbacks: Rollbacks,
     saver: Saver,
+    stragglers: Stragglers,
     logger: Logger,
     limit: TimeLimit,
     steps_per_epoch: u64,
@@ -97,6 +102,7 @@ impl<'a, F: Stored> Session<'a, F> {
         let sampler = dataset.sampler(config)?;
         let mut learner = setup::build_learner::<F>(config, &dataset, device, comm)?;
         setup::probe(&learner, &dataset)?;
+        replicas::are_there(&learner.model.params, fault::parameters())?;
         let mut progress = Progress::default();
         let mut resumed = vec![u8::from(start.is_some())];
         comm.broadcast(&mut resumed)?;
@@ -130,6 +136,7 @@ impl<'a, F: Stored> Session<'a, F> {
             progress,
             rollbacks: Rollbacks::default(),
             saver,
+            stragglers: Stragglers::new(config, comm)?,
             logger,
             limit,
             steps_per_epoch,
@@ -152,19 +159,25 @@ impl<'a, F: Stored> Session<'a, F> {
 
     fn train(&mut self, stop: &StopFlag) -> Result<Outcome> {
         let config = self.config;
+        let world = self.comm.world();
         let mut loader = self.loader()?;
         let mut window = Window::new();
         while self.progress.step < self.total_steps && !self.is_impatient() {
             let step = self.progress.step;
             note(self.comm, step + 1, "data");
-            crate::fault::strike(step + 1, self.comm.world())?;
+            fault::strike(step + 1, world)?;
+            replicas::flip(&self.learner.model.params, fault::flipped(step + 1, world));
             let (batches, wait_ms) = loader.next()?;
             note(self.comm, step + 1, "compute");
             let lr = optim::lr(&config.schedule, config.optim.lr(), step, self.total_steps);
             let sent = self.learner.bytes_sent(self.comm);
+            let mut slowed = Phases::default();
+            slowed.time(Phase::Forward, || fault::slow_down(step + 1, world));
+            self.learner.compares_replicas = due(config.train.replica_check_every, step + 1);
             let left_out = self.progress.leaves_out(step + 1);
-            let report =
+            let mut report =
                 if left_out { self.learner.leave_out() } else { self.learner.step(step, lr, &batches, self.comm)? };
+            report.phases.add(&slowed);
             drop(batches);
             window.add(&report, wait_ms, self.learner.bytes_sent(self.comm) - sent);
             self.progress.step += 1;
@@ -176,7 +189,7 @@ impl<'a, F: Stored> Session<'a, F> {
                 window.pause(boundary);
                 continue;
             }
-            self.record(&report, lr, &mut window);
+            self.record(&report, lr, &mut window)?;
 
             let boundary = Instant::now();
             if due(config.train.replica_check_every, self.progress.step) {
@@ -214,19 +227,19 @@ impl<'a, F: Stored> Session<'a, F> {
 
     /// Loads the batches from here on.
     fn loader(&self) -> Result<Loader> {
-        let (config, device) = (self.config, self.learner.model.device());
-        let (batch, independent) = (&config.batch, config.balance.independent_batches());
-        let (dataset, sampler) = (self.dataset.clone(), self.dataset.sampler(config)?);
-        let (world, first) = (self.comm.world(), self.progress.step);
-        Ok(Loader::new(dataset, sampler, world, batch.accumulate, independent, batch.prefetch, first, device)?)
+        let options = LoaderOptions::of(self.config, self.comm.world(), self.learner.model.device());
+        let options = LoaderOptions { first_step: self.progress.step, hook: fault::strike_loading, ..options };
+        Ok(Loader::new(self.dataset.clone(), self.dataset.sampler(self.config)?, options)?)
     }
 
-    fn record(&mut self, report: &StepReport, lr: f64, window: &mut Window) {
+    fn record(&mut self, report: &StepReport, lr: f64, window: &mut Window) -> Result<()> {
         let step = self.progress.step;
         if !(due(self.config.log.every, step) || step == 1 || step == self.total_steps) {
-            return;
+            return Ok(());
         }
         let device = self.device_record(window);
+        let (ranks, words) = self.stragglers.compare(window.own_ms(), self.comm)?.unzip();
+        words.iter().flatten().for_each(|words| self.logger.message(words));
         let (time_ms, steps_per_s, bytes_per_step) = window.close();
         self.logger.train(&TrainRecord {
             step,
@@ -246,7 +259,9 @@ impl<'a, F: Stored> Session<'a, F> {
             skipped: self.progress.skipped,
             checkpoint_ms: self.saver.held_ms(),
             device,
+            ranks,
         });
+        Ok(())
     }
 
     /// What is known of the device since the last record; `None` on a CPU.
@@ -345,6 +360,7 @@ impl<'a, F: Stored> Session<'a, F> {
     fn checkpoint(&mut self, best: bool) -> Result<()> {
         let start = Instant::now();
         note(self.comm, self.progress.step, "checkpoint");
+        self.prove_replicas()?;
         // Before anything is copied: two copies may be more than fits into memory.
         self.saver.wait(&mut self.logger);
         self.progress.seconds = self.began.elapsed().as_secs_f64();
@@ -355,6 +371,14 @@ impl<'a, F: Stored> Session<'a, F> {
         self.saver.held_up(start);
         self.limit.checkpoint_took(start.elapsed() + self.saver.longest_write());
         Ok(())
+    }
+
+    /// Proves that what goes into a checkpoint is what all ranks hold, unless nobody wants to know.
+    fn prove_replicas(&self) -> Result<()> {
+        match self.config.train.replica_check_every {
+            0 => Ok(()),
+            _ => check_replicas(&self.learner.model.params, self.progress.step, self.comm),
+        }
     }
 
     /// Writes the checkpoint on which the run depends, and waits until it is on the disk.

@@ -2,6 +2,7 @@
 
 use super::StepReport;
 use super::phases::{NAMES, Phase, Phases};
+use super::stragglers::{OWN, OwnMs};
 use std::time::Instant;
 
 /// Sums over the steps since the last record.
@@ -27,6 +28,11 @@ impl Window {
         self.phases.0[Phase::Data as usize] += wait_ms;
         self.steps += 1;
         self.bytes += bytes;
+    }
+
+    /// Mean milliseconds per step that this rank spent by itself, so far.
+    pub fn own_ms(&self) -> OwnMs {
+        OWN.map(|phase| self.phases.0[phase as usize] / self.steps.max(1) as f64)
     }
 
     /// Leaves out what happened since `since`: evaluations and checkpoints are no part of a step.

@@ -1,5 +1,6 @@
 //! A disk that takes no more, and a run directory that cannot be made.
 
+use crate::kills::broken;
 use crate::process::ALONE;
 use crate::sandbox::{Sandbox, train_args};
 use polytask::checkpoint;
@@ -57,6 +58,48 @@ fn two_ranks_agree_that_the_last_checkpoint_could_not_be_written() {
     let words = format!("{}{}", output.stdout, output.stderr);
     assert!(words.contains("warning: no checkpoint at step 4: "), "{output}");
     assert_eq!((run.last_step(), run.latest().step), (6, 2));
+}
+
+#[test]
+fn a_disk_that_has_room_again_gets_the_next_checkpoint() {
+    let sandbox = Sandbox::new();
+    let set = ["checkpoint.every=2", "train.steps=8"];
+    let output = broken(&sandbox, ALONE, "x", "full_disk=3@4:0", &set).exits_with(0);
+    let said: Vec<&str> = output.stdout.lines().filter(|line| line.starts_with("warning: ")).collect();
+    for (line, step) in said.iter().zip([4, 6]) {
+        assert!(line.starts_with(&format!("warning: no checkpoint at step {step}: ")), "{output}");
+        assert!(line.contains("No space left on device") && line.contains("tries again"), "{output}");
+    }
+    let run = sandbox.run("x");
+    assert_eq!((said.len(), run.last_step(), run.latest().step), (2, 8, 8), "{output}");
+    assert_eq!(run.checkpoints(), ["best", "latest", "step_00000002", "step_00000008"], "nothing half-made stays");
+}
+
+#[test]
+fn training_goes_on_while_a_slow_disk_takes_a_checkpoint() {
+    let sandbox = Sandbox::new();
+    let run = sandbox.run("x");
+    let (steps, written) = (|| run.last_step(), run.0.join("checkpoints/step_00000050"));
+    let set = ["checkpoint.every=50", "train.steps=100"];
+    let overtaken = std::thread::scope(|scope| {
+        let job = scope.spawn(|| broken(&sandbox, ALONE, "x", "slow_disk=0.5@50:0", &set).exits_with(0));
+        let mut overtaken = 0;
+        while !job.is_finished() {
+            let step = steps();
+            if !written.exists() {
+                overtaken = step;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        drop(job.join().unwrap());
+        overtaken
+    });
+    assert!(overtaken > 60, "step {overtaken} only was reached before the checkpoint of step 50 was there");
+    assert!(overtaken <= 100 && written.exists());
+    let held = run.metrics().iter().find(|line| line["step"] == 51).unwrap()["checkpoint_ms"].clone();
+    // Six files of half a second.
+    assert!(held.as_f64().is_some_and(|ms| ms < 2000.0), "{held}");
+    assert_eq!(run.latest().step, 100);
 }
 
 #[test]

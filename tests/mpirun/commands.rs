@@ -275,7 +275,7 @@ fn metrics(run: &Run) {
                         bytes_per_step skipped";
         // A checkpoint every 4 steps holds training up before each line but the first.
         let held = if line["step"] == 1 { "" } else { " checkpoint_ms" };
-        assert_eq!(keys(line).join(" "), format!("{expected}{held}"));
+        assert_eq!(keys(line).join(" "), format!("{expected}{held} ranks"));
         for field in ["loss", "weight", "coef", "grad_norm"] {
             assert_eq!(keys(&line[field]), ["a", "b", "r", "m"]);
             assert!(line[field].as_object().unwrap().values().all(Value::is_number), "{line}");

@@ -189,7 +189,7 @@ impl Run {
 pub fn timeless(value: &Value) -> Value {
     match value {
         Value::Object(map) => {
-            let times = ["seconds", "time_ms", "samples_per_s", "checkpoint_ms"];
+            let times = ["seconds", "time_ms", "samples_per_s", "checkpoint_ms", "ranks"];
             let kept = map.iter().filter(|(key, _)| !times.contains(&key.as_str()));
             Value::Object(kept.map(|(key, value)| (key.clone(), timeless(value))).collect())
         }

@@ -16,11 +16,15 @@ pub(super) fn check(config: &Config) -> Checked {
     train(&At::key("train"), &config.train)?;
     super::comm::check(config)?;
     best_by(&At::key("train").then("best_by"), config)?;
+    At::key("data").then("timeout").within(config.data.timeout, 0, YEAR)?;
     At::key("comm").then("timeout").within(config.comm.timeout, 0, YEAR)?;
     At::key("comm").then("init_timeout").within(config.comm.init_timeout, 0, YEAR)?;
     checkpoint(&At::key("checkpoint"), &config.checkpoint)?;
     At::key("log").then("every").within(config.log.every, 1, MANY)?;
-    At::key("log").then("image_every").within(config.log.image_every, 0, MANY)
+    At::key("log").then("image_every").within(config.log.image_every, 0, MANY)?;
+    let factor = config.log.straggler;
+    let message = format!("must be 0 (off) or greater than 1, found {factor}");
+    At::key("log").then("straggler").need(factor == 0.0 || (factor > 1.0 && factor.is_finite()), message)
 }
 
 fn checkpoint(at: &At, checkpoint: &Checkpoint) -> Checked {

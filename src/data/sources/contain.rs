@@ -1,4 +1,4 @@
-//! Turns panics of a decoder that is not ours into errors.
+//! Turns panics into errors: those of a decoder that is not ours, and those of the thread that makes batches.
 //!
 //! The parquet crate panics on some damaged files (a dictionary page that is missing, for one). To a user that is a
 //! damaged file, not a bug of this program: the run must end with the file's name, not with a backtrace.
@@ -16,7 +16,7 @@ pub fn panic_is_contained() -> bool {
 }
 
 /// Runs `decode`; a panic within it becomes its message. What `decode` changed by then must not be used any more.
-pub(super) fn contain<T>(decode: impl FnOnce() -> T) -> Result<T, String> {
+pub(in crate::data) fn contain<T>(decode: impl FnOnce() -> T) -> Result<T, String> {
     let before = CONTAINED.replace(true);
     let result = catch_unwind(AssertUnwindSafe(decode));
     CONTAINED.set(before);

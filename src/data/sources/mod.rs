@@ -20,6 +20,7 @@ mod names;
 mod open;
 pub mod parquet;
 
+pub(super) use contain::contain;
 pub use contain::panic_is_contained;
 
 use crate::config::{self, Dialect, IdxPair, MultiMnist, Source};

@@ -1,11 +1,14 @@
 //! Which scalars a record becomes, and under which tags.
 
-use crate::log::{EvalRecord, TrainRecord};
+use crate::log::{EvalRecord, RankRecord, TrainRecord};
 use std::collections::BTreeSet;
 
 /// Pairs of tasks get a chart each up to so many tasks (15 charts). Beyond that the mean, the minimum and the picture
 /// of the matrix say more than the 780 charts that 40 tasks would make.
 pub const PAIRS: usize = 6;
+
+/// Ranks have a chart each up to so many ranks; of more, only the first so many that are slow.
+pub const RANKS: usize = 16;
 
 /// A scalar under a tag.
 pub type Scalar = (String, f64);
@@ -28,6 +31,19 @@ pub fn train(record: &TrainRecord) -> Vec<Scalar> {
     out.push(("opt/lr".into(), record.lr));
     out.push(("opt/update_norm".into(), record.update_norm));
     out.extend(performance(record));
+    out.extend(record.ranks.as_ref().map(ranks).unwrap_or_default());
+    out
+}
+
+fn ranks(record: &RankRecord) -> Vec<Scalar> {
+    let [min, median, max] = record.spread();
+    let spread = [("min", min), ("median", median), ("max", max)];
+    let mut out: Vec<Scalar> = spread.map(|(name, ms)| (format!("rank/own_ms_{name}"), ms)).into();
+    out.push(("rank/slowest".into(), record.slowest as f64));
+    out.push(("rank/slowdown".into(), record.slowdown));
+    let few = record.own_ms.len() <= RANKS;
+    let shown = (0..record.own_ms.len()).filter(|rank| few || record.slow.contains(rank)).take(RANKS);
+    out.extend(shown.map(|rank| (format!("rank/{rank}/own_ms"), record.own_ms[rank])));
     out
 }
 
@@ -102,7 +118,7 @@ pub fn eval(record: &EvalRecord) -> Vec<Scalar> {
 
 /// What a tag means, shown beside its chart.
 pub fn describe(tag: &str) -> &'static str {
-    const TEXTS: [(&str, &str); 17] = [
+    const TEXTS: [(&str, &str); 20] = [
         ("train/loss/", "Mean training loss of the task over the global batch."),
         ("train/weight/", "Weight of the task's loss, before gradient surgery."),
         ("train/coef/", "Coefficient of the task's gradient in the update of the shared parameters."),
@@ -118,6 +134,9 @@ pub fn describe(tag: &str) -> &'static str {
         ("perf/exchange_ms", "Milliseconds per step that exchanges between GPUs took."),
         ("perf/exposed", "Share of these for which the computation waited."),
         ("perf/bytes_per_step", "Bytes one rank sends in a step, by the program's own count."),
+        ("rank/slowest", "The rank that needs longest by itself."),
+        ("rank/slowdown", "How many times longer it needs than the median of the others."),
+        ("rank/", "Milliseconds per step that ranks spend by themselves: data, forward, backward, gram, update."),
         ("eval/", "Evaluation on the whole split, over all ranks."),
         ("", ""),
     ];
@@ -166,6 +185,21 @@ mod tests {
             ]
         );
         assert!(scalars.iter().all(|(tag, _)| !describe(tag).is_empty()));
+    }
+
+    #[test]
+    fn few_ranks_have_a_tag_each_and_of_many_only_the_slow_ones() {
+        let of = |n: usize, slow: Vec<usize>| {
+            let own_ms = (0..n).map(|rank| rank as f64).collect();
+            ranks(&RankRecord { own_ms, slowest: n - 1, slowdown: 2.0, slow })
+        };
+        let all = ["rank/own_ms_min", "rank/own_ms_median", "rank/own_ms_max", "rank/slowest", "rank/slowdown"];
+        assert_eq!(tags(&of(2, vec![])), [&all[..], &["rank/0/own_ms", "rank/1/own_ms"]].concat());
+        let many = of(512, vec![7, 300]);
+        assert_eq!(tags(&many), [&all[..], &["rank/7/own_ms", "rank/300/own_ms"]].concat());
+        assert_eq!(many[..3].iter().map(|(_, ms)| *ms).collect::<Vec<_>>(), [0.0, 255.5, 511.0]);
+        assert_eq!(of(512, (0..100).collect()).len(), all.len() + RANKS);
+        assert!(many.iter().all(|(tag, _)| !describe(tag).is_empty()));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::error::Result;
 use crate::ffi::TorchReal;
 use crate::model::{Params, Rows as SegmentKind};
 use crate::step::{Grads, LossSums, SharedRows};
+use crate::train::check_replicas;
 use crate::train::guard::Judge;
 use crate::train::phases::{Phase, Phases};
 
@@ -82,6 +83,9 @@ impl<F: TorchReal + Number> Learner<F> {
                 return Ok(report);
             }
             scale = self.clip_norm.map_or(1.0, |max| (max / norm.max(f64::MIN_POSITIVE)).min(1.0));
+        }
+        if self.compares_replicas {
+            check_replicas(params, at.step + 1, comm)?;
         }
         let how = Update { layout, shared, heads: &heads, scale, lr };
         let norm = report.phases.time(Phase::Update, || rows.update(how, params, optimizer))?;

@@ -66,6 +66,9 @@ pub struct Learner<F> {
     /// Independent batches into which a step is divided.
     independent: usize,
     seed: u64,
+    /// Whether the next step compares the parameters over ranks before it moves them: with shards, the update of each is
+    /// what all ranks hold afterwards, right or wrong.
+    pub(super) compares_replicas: bool,
     /// Task names, for messages.
     tasks: Vec<String>,
     clip_norm: Option<f64>,
@@ -224,6 +227,7 @@ impl<F: TorchReal + Number> Learner<F> {
             layout,
             independent: recipe.balance.independent_batches(),
             seed: recipe.seed,
+            compares_replicas: false,
             tasks: recipe.tasks,
         }
     }
