@@ -19,3 +19,5 @@ mod retention;
 #[allow(dead_code, reason = "all of it is used by the tests under mpirun")]
 #[path = "mpirun/sandbox.rs"]
 mod sandbox;
+#[path = "faults/stop.rs"]
+mod stop;

@@ -26,7 +26,7 @@ fn broken(sandbox: &Sandbox, ranks: usize, run: &str, fault: &str, set: &[&str])
 
 /// The same bits, and the same state but for times.
 #[track_caller]
-fn same(a: &Snapshot, b: &Snapshot) {
+pub fn same(a: &Snapshot, b: &Snapshot) {
     assert_eq!(a.step, b.step);
     assert_eq!(a.tensors.keys().collect::<Vec<_>>(), b.tensors.keys().collect::<Vec<_>>());
     for (x, y) in a.tensors.values().flatten().zip(b.tensors.values().flatten()) {
