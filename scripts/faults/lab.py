@@ -154,12 +154,11 @@ class Job:
         return ", ".join(words) or "nothing"
 
     def signal(self, pid, number):
-        """Whether the process was there to get it."""
+        """A process that has just ended is no failure."""
         try:
             os.kill(pid, number)
         except ProcessLookupError:
-            return False
-        return True
+            pass
 
     def kill(self):
         """Every process, as if the machine had gone."""
