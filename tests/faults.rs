@@ -30,6 +30,8 @@ mod retention;
 #[allow(dead_code, reason = "all of it is used by the tests under mpirun")]
 #[path = "mpirun/sandbox.rs"]
 mod sandbox;
+#[path = "faults/stop.rs"]
+mod stop;
 #[path = "faults/stragglers.rs"]
 mod stragglers;
 #[path = "faults/telemetry.rs"]

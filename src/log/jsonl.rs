@@ -6,6 +6,9 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+/// Between the name of a file and the process that is writing its new content.
+const TEMP: &str = ".tmp-";
+
 /// Appends records to a file, each flushed at once.
 pub struct JsonLines {
     out: Box<dyn Write + Send>,
@@ -169,12 +172,14 @@ fn keep(mut lines: impl BufRead, resume_step: u64) -> io::Result<(Vec<u8>, Optio
     Ok((kept, best))
 }
 
-/// Replaces a file in one move: whoever looks sees the old content or the new one, also after a power cut.
+/// Replaces a file in one move: whoever looks sees the old content or the new one, also after a power cut. What writers
+/// left beside it when they were killed goes.
 ///
 /// # Errors
 /// The content cannot be written beside the file, or the move fails.
 pub fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
-    let temporary = beside(path, &format!(".tmp-{}", std::process::id()));
+    remove_leftovers(path);
+    let temporary = beside(path, &format!("{TEMP}{}", std::process::id()));
     let write = || {
         let mut out = BufWriter::new(File::create(&temporary)?);
         out.write_all(content)?;
@@ -187,6 +192,22 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
         let _ = fs::remove_file(&temporary);
     }
     result
+}
+
+/// Removes what [`write_atomically`] made beside this file in processes that no longer run. Best effort.
+fn remove_leftovers(path: &Path) {
+    let processes = Path::new("/proc");
+    // Where there is no /proc nothing is known, and what is not known to be dead stays.
+    let is_dead = |pid: u32| processes.join("self").exists() && !processes.join(pid.to_string()).exists();
+    let prefix = beside(path, TEMP);
+    let Some((dir, prefix)) = path.parent().zip(prefix.file_name().and_then(|name| name.to_str())) else { return };
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.strip_prefix(prefix)?.parse().ok());
+        if pid.is_some_and(is_dead) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 #[cfg(test)]
@@ -236,6 +257,21 @@ mod tests {
         let line = train(&TrainRecord { ranks, ..train_record(1, &["a"]) }).to_string();
         let end = r#""ranks":{"own_ms":{"min":1.0,"median":3.5,"max":9.0},"slowest":2,"slowdown":3.0,"slow":[2]}}"#;
         assert!(line.ends_with(end), "{line}");
+    }
+
+    #[test]
+    fn what_killed_writers_left_beside_a_file_goes_with_the_next_write() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut gone = std::process::Command::new("true").spawn().unwrap();
+        gone.wait().unwrap();
+        let dead = format!("x.json.tmp-{}", gone.id());
+        for name in [dead.as_str(), "x.json.tmp-1", "x.json.tmp-copy", "y.json.tmp-0"] {
+            fs::write(dir.path().join(name), "half").unwrap();
+        }
+        write_atomically(&dir.path().join("x.json"), b"whole").unwrap();
+        let mut left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["x.json", "x.json.tmp-1", "x.json.tmp-copy", "y.json.tmp-0"], "process 1 is alive");
     }
 
     #[test]

@@ -88,7 +88,17 @@ pub fn shell(dir: &Path, line: &str) -> Output {
     spawn(dir, "bash", &["-c".to_string(), line]).wait()
 }
 
+/// Starts `polytask ARGS` alone, with a variable of its own.
+#[allow(dead_code, reason = "faults in a single process are for some tests only")]
+pub fn start_alone_with(dir: &Path, variable: (&str, &str), args: &[String]) -> Job {
+    spawn_with(dir, env!("CARGO_BIN_EXE_polytask"), args, &[variable])
+}
+
 fn spawn(dir: &Path, program: &str, args: &[String]) -> Job {
+    spawn_with(dir, program, args, &[])
+}
+
+fn spawn_with(dir: &Path, program: &str, args: &[String], variables: &[(&str, &str)]) -> Job {
     let output = tempfile::tempdir().expect("a temporary folder");
     let file = |name: &str| fs::File::create(output.path().join(name)).expect("a temporary file");
     let child = Command::new(program)
@@ -99,6 +109,7 @@ fn spawn(dir: &Path, program: &str, args: &[String]) -> Job {
         // As root in containers; ranks share cores with each other and with other tests.
         .envs([("OMPI_ALLOW_RUN_AS_ROOT", "1"), ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"), ("OMP_NUM_THREADS", "1")])
         .envs([("OMPI_MCA_mpi_yield_when_idle", "1"), ("OMPI_MCA_btl_vader_single_copy_mechanism", "none")])
+        .envs(variables.iter().copied())
         .stdin(Stdio::null())
         .stdout(file("stdout"))
         .stderr(file("stderr"))

@@ -93,7 +93,7 @@ impl<'a> Case<'a> {
         }
         let is =
             if self.missing.len() == 1 { "it is stopped, or its node is gone" } else { "they are stopped or gone" };
-        let line = format!("{} wrote nothing: {is}", named(&self.missing));
+        let line = format!("{} wrote nothing: {is}", self.placed(&self.missing));
         let waited = self.longest.map(|(_, plane, _)| self.waited(plane));
         let line = waited.map_or(line.clone(), |waited| format!("{line}; {waited}"));
         let at = self.longest.map(|(_, plane, op)| (plane.to_string(), op.seq));
@@ -132,7 +132,7 @@ impl<'a> Case<'a> {
             let seconds = self.seconds(plane);
             let line = format!(
                 "{} {has} not entered {}, for which {} {have} waited {seconds}; {}",
-                named(&ranks),
+                self.placed(&ranks),
                 described(plane, op),
                 named(&waiters),
                 outside.iter().take(4).map(|f| whereabouts(f, plane)).collect::<Vec<_>>().join("; ")
@@ -152,11 +152,15 @@ impl<'a> Case<'a> {
         }
         let (_, op) = waiting.iter().find(|(_, op)| op.seq == first)?;
         let (is, have) = (if inside.len() == 1 { "is" } else { "are" }, if left.len() == 1 { "has" } else { "have" });
+        let apart = match (self.host_of(&inside), self.host_of(&left)) {
+            (Some(here), Some(there)) if here != there => ": the network between them",
+            _ => "",
+        };
         let line = format!(
-            "{} {is} still in {}, which {} {have} left, after {}",
-            named(&inside),
+            "{} {is} still in {}, which {} {have} left, after {}{apart}",
+            self.placed(&inside),
             described(plane, op),
-            named(&left),
+            self.placed(&left),
             self.seconds(plane)
         );
         Some(Verdict { line, ranks: inside, at: Some((plane.to_string(), first)) })
@@ -183,6 +187,18 @@ impl<'a> Case<'a> {
         let failures = self.failures().filter(|(f, ..)| !told.contains(&f.rank));
         also.extend(failures.take(2).map(|(f, _, _, reason)| format!("rank {} reports: {reason}", f.rank)));
         also
+    }
+
+    /// The host of these ranks, if the job has several and they are all on the same.
+    fn host_of(&self, ranks: &[usize]) -> Option<&'a str> {
+        let hosts = &self.flights.first()?.hosts;
+        let first = hosts.get(*ranks.first()?)?;
+        ranks.iter().all(|rank| hosts.get(*rank) == Some(first)).then_some(first)
+    }
+
+    /// `rank 1 on node7`, where that says more than `rank 1`.
+    fn placed(&self, ranks: &[usize]) -> String {
+        self.host_of(ranks).map_or_else(|| named(ranks), |host| format!("{} on {host}", named(ranks)))
     }
 
     /// `ranks 0, 2 have waited 30 s in all_reduce (mpi #42, 96 B)`.

@@ -28,6 +28,9 @@ pub struct Flight {
     pub size: usize,
     /// Its host.
     pub host: String,
+    /// Hosts by rank, where the ranks are on several; else empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<String>,
     /// Its process.
     pub pid: u32,
     /// When the record was written.
@@ -115,7 +118,8 @@ impl Flight {
             run: shared.run.clone(),
             rank: shared.world.rank,
             size: shared.world.size,
-            host: fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().into(),
+            host: host(),
+            hosts: shared.hosts.clone(),
             pid: std::process::id(),
             at: now,
             deadline_s: shared.options.deadline.as_secs_f64(),
@@ -155,6 +159,11 @@ impl Flight {
         let text = serde_json::to_vec(self).map_err(io::Error::other)?;
         write_whole(dir, &file_name(self.rank), &text)
     }
+}
+
+/// Name of this host.
+pub(super) fn host() -> String {
+    fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().into()
 }
 
 fn plane_record(plane: &Plane, at: impl Fn(Duration) -> f64) -> PlaneRecord {

@@ -1,7 +1,8 @@
 //! A collective whose every operation is recorded.
 
 use super::alarm;
-use super::{Ticket, Watchdog, WatchdogOptions};
+use super::flight;
+use super::{Job, Ticket, Watchdog, WatchdogOptions};
 use crate::comm::{Collective, CommError};
 use crate::world::World;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,7 +24,8 @@ pub fn skip_next_all_reduce() {
 /// Puts a collective of two ranks and more under a watchdog of its own. A world of one, and a deadline of zero, need none.
 ///
 /// # Collective
-/// All ranks; rank 0 gives this job a name, by which records of an earlier one in the same folder are told apart.
+/// All ranks; rank 0 gives this job a name, by which records of an earlier one in the same folder are told apart. Ranks on
+/// several hosts tell each other where they are.
 ///
 /// # Errors
 /// If the collective fails.
@@ -35,8 +37,11 @@ pub fn guard(inner: Box<dyn Collective>, options: WatchdogOptions) -> Result<Box
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut name = format!("{:x}-{:x}", since_1970.as_millis(), std::process::id()).into_bytes();
     inner.broadcast(&mut name)?;
-    let name = String::from_utf8_lossy(&name).into_owned();
-    let watchdog = Watchdog::start_as(world, options, name, Box::new(alarm::end_job));
+    let run = String::from_utf8_lossy(&name).into_owned();
+    let several = world.local_size < world.size;
+    let hosts = if several { inner.all_gather_bytes(flight::host().as_bytes())? } else { Vec::new() };
+    let hosts = hosts.iter().map(|host| String::from_utf8_lossy(host).into_owned()).collect();
+    let watchdog = Watchdog::start_as(world, options, Job { run, hosts }, Box::new(alarm::end_job));
     Ok(Box::new(Guarded::new(inner, watchdog)))
 }
 

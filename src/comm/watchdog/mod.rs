@@ -53,12 +53,23 @@ pub struct Watchdog(Option<Arc<Owner>>);
 /// Dropped with the last handle.
 struct Owner(Arc<Shared>);
 
+/// What all ranks of a job know of it.
+#[derive(Default)]
+struct Job {
+    /// Its name.
+    run: String,
+    /// Hosts by rank, where the ranks are on several; else empty.
+    hosts: Vec<String>,
+}
+
 /// What handles, tickets and the thread share.
 struct Shared {
     world: World,
     options: WatchdogOptions,
     /// Tells records of this job from those of an earlier one in the same folder.
     run: String,
+    /// Hosts by rank, where the ranks are on several; else empty.
+    hosts: Vec<String>,
     origin: Instant,
     /// Wall clock at `origin`.
     epoch: SystemTime,
@@ -72,7 +83,7 @@ impl Watchdog {
     /// Starts the watchdog of this rank. Ranks that should find each other's records use [`guard`], which gives
     /// all of them the same name for this job.
     pub fn start(world: World, options: WatchdogOptions) -> Watchdog {
-        Watchdog::start_as(world, options, String::new(), Box::new(alarm::end_job))
+        Watchdog::start_as(world, options, Job::default(), Box::new(alarm::end_job))
     }
 
     /// A watchdog that watches nothing.
@@ -80,13 +91,14 @@ impl Watchdog {
         Watchdog(None)
     }
 
-    fn start_as(world: World, options: WatchdogOptions, run: String, end: Box<dyn Fn(&str) + Send + Sync>) -> Watchdog {
+    fn start_as(world: World, options: WatchdogOptions, job: Job, end: Box<dyn Fn(&str) + Send + Sync>) -> Watchdog {
         if options.deadline.is_zero() {
             return Watchdog::off();
         }
         let ring = Mutex::new(Ring::new(options.buffer));
         let (origin, epoch, stopped) = (Instant::now(), SystemTime::now(), AtomicBool::new(false));
-        let shared = Arc::new(Shared { world, options, run, origin, epoch, ring, stopped, end });
+        let Job { run, hosts } = job;
+        let shared = Arc::new(Shared { world, options, run, hosts, origin, epoch, ring, stopped, end });
         let watched = shared.clone();
         match std::thread::Builder::new().name("watchdog".into()).spawn(move || thread::run(&watched)) {
             Ok(_) => Watchdog(Some(Arc::new(Owner(shared)))),

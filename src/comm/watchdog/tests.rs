@@ -17,6 +17,7 @@ fn rank(rank: usize, size: usize) -> Flight {
         rank,
         size,
         host: "node".into(),
+        hosts: Vec::new(),
         pid: 1,
         at: AT,
         deadline_s: 30.0,
@@ -166,6 +167,45 @@ fn when_all_ranks_wait_alike_it_is_the_network_or_a_device() {
 }
 
 #[test]
+fn ranks_of_several_hosts_are_named_with_theirs() {
+    let of = |r, ops: &[(&str, u64)], waited| {
+        let hosts = ["n1", "n1", "n2", "n2"].map(String::from).to_vec();
+        Flight { hosts, ..rank(r, 4).with("mpi", 7, ops, waited) }
+    };
+    let waits = |r| of(r, &[SUM], Some(30.0));
+    says(
+        &[waits(0), waits(1), waits(2)],
+        &[3],
+        "rank 3 on n2 wrote nothing: it is stopped, or its node is gone; ranks 0-2 have waited 30 s in all_reduce (mpi #7, 96 B)",
+    );
+    says(
+        &[waits(0)],
+        &[1, 2, 3],
+        "ranks 1-3 wrote nothing: they are stopped or gone; rank 0 has waited 30 s in all_reduce (mpi #7, 96 B)",
+    );
+    let gone_on = |r| of(r, &[SUM, SUM], Some(29.0));
+    says(
+        &[waits(0), waits(1), gone_on(2), gone_on(3)],
+        &[0, 1],
+        "ranks 0, 1 on n1 are still in all_reduce (mpi #7, 96 B), which ranks 2, 3 on n2 have left, after 30 s: the network \
+         between them",
+    );
+    says(
+        &[waits(0), gone_on(1), gone_on(2), gone_on(3)],
+        &[0],
+        "rank 0 on n1 is still in all_reduce (mpi #7, 96 B), which ranks 1-3 have left, after 30 s",
+    );
+    let elsewhere = of(3, &[SPREAD], None).seen_in(2, "data");
+    let late = |r| of(r, &[SPREAD, SUM], Some(30.0));
+    says(
+        &[late(0), late(1), late(2), elsewhere],
+        &[3],
+        "rank 3 on n2 has not entered all_reduce (mpi #8, 96 B), for which ranks 0-2 have waited 30 s; rank 3 was last seen in \
+         step 2, data",
+    );
+}
+
+#[test]
 fn without_records_or_waiting_ranks_nothing_is_made_up() {
     assert_eq!(judge(&[]), None);
     let idle = judge(&[rank(0, 1)]);
@@ -250,7 +290,7 @@ fn telling(world: World, dir: &std::path::Path, deadline: Duration) -> (Watchdog
     let options = WatchdogOptions { deadline, dir: dir.into(), buffer: 4 };
     let page = told.clone();
     let end = move |words: &str| page.lock().unwrap().push(words.into());
-    (Watchdog::start_as(world, options, "a".into(), Box::new(end)), told)
+    (Watchdog::start_as(world, options, Job { run: "a".into(), hosts: Vec::new() }, Box::new(end)), told)
 }
 
 fn wait_until(what: &str, mut happened: impl FnMut() -> bool) {
