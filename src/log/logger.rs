@@ -89,7 +89,7 @@ impl Logger {
 impl Live {
     fn open(&mut self, log: &config::Log) {
         let path = self.run_dir.join("metrics.jsonl");
-        let opened = std::fs::create_dir_all(&self.run_dir).and_then(|()| match self.resumed_from {
+        let opened = crate::files::make_dir(&self.run_dir).and_then(|()| match self.resumed_from {
             Some(step) => JsonLines::resume(&path, step),
             None => JsonLines::create(&path).map(|out| (out, None)),
         });

@@ -27,6 +27,7 @@ use crate::config::{Config, NonFinite, Precision};
 use crate::data::{Dataset, Loader, Split};
 use crate::error::{Error, Result};
 use crate::eval::{evaluate, score};
+use crate::files::make_dir;
 use crate::log::{DeviceRecord, EvalRecord, HParam, Logger, RunInfo, Status, Summary, TaskInfo, TrainRecord};
 use crate::optim;
 use lock::RunLock;
@@ -120,7 +121,8 @@ impl<'a, F: Stored> Session<'a, F> {
         };
         let saver = Saver::new(config, comm)?;
         let samples_per_step = sampler.samples_per_step() as u64;
-        let began = began.checked_sub(std::time::Duration::from_secs_f64(progress.seconds)).unwrap_or(began);
+        let earlier = std::time::Duration::try_from_secs_f64(progress.seconds).unwrap_or_default();
+        let began = began.checked_sub(earlier).unwrap_or(began);
         Ok(Session {
             config,
             comm,
@@ -429,7 +431,7 @@ fn mark_best_again(config: &Config, progress: &Progress, comm: &dyn Collective) 
 fn write_config(config: &Config) -> Result<()> {
     let dir = config.run.dir();
     let io = |source| Error::Io { path: dir.display().to_string(), source };
-    std::fs::create_dir_all(&dir).map_err(io)?;
+    make_dir(&dir).map_err(io)?;
     let yaml = config.to_yaml()?;
     crate::log::jsonl::write_atomically(&dir.join("config.yaml"), yaml.as_bytes()).map_err(io)
 }
