@@ -13,6 +13,9 @@ mod readers;
 mod resume;
 mod workplace;
 
+#[allow(unused_imports)] // the fuzzer makes no seeds
+pub use checkpoint::entry;
+
 /// Name and function of every target.
 pub const TARGETS: [(&str, fn(&[u8])); 17] = [
     ("arff", readers::arff),
