@@ -69,7 +69,10 @@ mod tests {
         assert_eq!(error, "is a link, and nothing is written through links; remove it");
         create_anew(&link).unwrap().write_all(b"mine").unwrap();
         assert!(!link.is_symlink());
-        assert_eq!((fs::read_to_string(&precious).unwrap().as_str(), fs::read_to_string(&link).unwrap().as_str()), ("precious", "mine"));
+        assert_eq!(
+            (fs::read_to_string(&precious).unwrap().as_str(), fs::read_to_string(&link).unwrap().as_str()),
+            ("precious", "mine")
+        );
         symlink(dir.path().join("nowhere"), dir.path().join("dangling")).unwrap();
         create_anew(&dir.path().join("dangling")).unwrap();
         assert!(!dir.path().join("nowhere").exists());

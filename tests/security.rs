@@ -138,7 +138,8 @@ fn writing_and_pruning_checkpoints_follow_no_link() {
     let removed = checkpoint::prune(&root, Keep::last(1)).unwrap();
     assert!(removed.contains(&root.join("step_00000000")), "{removed:?}");
     site.check_outside();
-    let mut left: Vec<_> = fs::read_dir(&root).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    let mut left: Vec<_> =
+        fs::read_dir(&root).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     left.sort();
     assert_eq!(left, ["best", "latest", "step_00000004"]);
 }
@@ -205,7 +206,8 @@ fn npz(options: npyz::zip::write::FileOptions, member: &[u8]) -> Vec<u8> {
 fn archives_packed_by_more_than_deflate_can_are_refused() {
     use npyz::zip::CompressionMethod;
     let header = "{'descr': '|u1', 'fortran_order': False, 'shape': (100000,), }\n";
-    let member = [b"\x93NUMPY\x01\0", &(header.len() as u16).to_le_bytes()[..], header.as_bytes(), &[0; 100_000]].concat();
+    let member =
+        [b"\x93NUMPY\x01\0", &(header.len() as u16).to_le_bytes()[..], header.as_bytes(), &[0; 100_000]].concat();
     let wanted = [Wanted { name: "x".into(), role: Role::Number }];
     let read = |method| {
         let options = npyz::zip::write::FileOptions::default().compression_method(method);
@@ -259,7 +261,10 @@ fn counters_that_no_run_comes_to_are_refused() {
     for pointer in ["/updates", "/progress/skipped", "/progress/samples", "/progress/evaluations_since_best"] {
         let text = continue_with(|state| *state.pointer_mut(pointer).unwrap() = huge.clone());
         let name = pointer.rsplit('/').next().unwrap();
-        assert!(text.contains("state.json: `") && text.contains(name) && text.contains("more than any run comes to"), "{text}");
+        assert!(
+            text.contains("state.json: `") && text.contains(name) && text.contains("more than any run comes to"),
+            "{text}"
+        );
     }
     let text = continue_with(|state| state["progress"]["step"] = huge.clone());
     assert!(text.contains("state.json: is of step 18446744073709551615, and the checkpoint of step 2"), "{text}");

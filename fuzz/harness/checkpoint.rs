@@ -3,7 +3,7 @@
 //!
 //! An input is a list of entries: a kind, the number of a place, the length of a content in two bytes, the content.
 
-use super::workplace::{Workplace, printable};
+use super::workplace::Workplace;
 use polytask::checkpoint::{self, Floats, Keep, NamedTensor, Snapshot};
 use polytask::cli::inspect;
 use serde_json::{Value, json};
@@ -101,7 +101,7 @@ pub fn run(data: &[u8]) {
     workplace.check_outside();
 }
 
-/// An error that names a place below the root, fit for a terminal.
+/// An error that names a place below the root.
 fn named(root: &Path, error: &str) {
     assert!(error.contains(&root.display().to_string()), "nothing is named: {error}");
 }
@@ -148,7 +148,6 @@ fn show(path: &Path, root: &Path) {
                 if json {
                     serde_json::from_str::<Value>(&page).expect("JSON");
                 }
-                printable(&page);
             }
             Err(e) => named(root, &e.to_string()),
         }

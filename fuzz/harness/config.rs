@@ -1,6 +1,5 @@
 //! Configurations, overrides, and the text of `POLYTASK_FAULT`.
 
-use super::workplace::printable;
 use polytask::config::load_str;
 use polytask::fault::arm;
 use polytask::world::World;
@@ -56,4 +55,11 @@ pub fn fault(data: &[u8]) {
     if let Err(error) = arm(Some(text), world) {
         assert!(error.to_string().starts_with("POLYTASK_FAULT: "), "{error}");
     }
+}
+
+/// # Panics
+/// If a text holds what would move the cursor of a terminal, or worse.
+fn printable(text: &str) {
+    let odd = text.chars().find(|c| c.is_control() && *c != '\n');
+    assert_eq!(odd, None, "a control character reaches the terminal: {text:?}");
 }

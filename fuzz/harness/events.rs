@@ -23,7 +23,8 @@ fn whole(bytes: &[u8]) {
     let good = items.iter().take_while(|item| item.is_ok()).count();
     assert!(items.len() - good <= 1, "reading went on after an error");
     if let Some(Err(error)) = items.last() {
-        let (FrameError::Torn { offset } | FrameError::Checksum { offset, .. } | FrameError::Event { offset, .. }) = error;
+        let (FrameError::Torn { offset } | FrameError::Checksum { offset, .. } | FrameError::Event { offset, .. }) =
+            error;
         assert!(*offset < bytes.len(), "{error}");
     }
     let payloads: Vec<&[u8]> = frames(bytes).map_while(Result::ok).collect();
@@ -75,7 +76,8 @@ fn values(source: &mut Source) {
     let (page, mut sent) = (Page::default(), Vec::new());
     let mut writer = EventWriter::start(page.sink(), Some(3)).expect("memory takes all");
     while !source.is_empty() && sent.len() < 16 {
-        let (step, value): (u64, Vec<Value>) = (source.number(), (0..source.byte() % 4).map(|_| source.value()).collect());
+        let (step, value): (u64, Vec<Value>) =
+            (source.number(), (0..source.byte() % 4).map(|_| source.value()).collect());
         writer.write(step, value.clone()).expect("the queue is long enough");
         sent.push((step, value));
     }
@@ -105,7 +107,8 @@ fn records(source: &mut Source) {
         hparams: vec![(source.text(), HParam::Text(source.text())), (source.text(), HParam::Number(source.float()))],
         libtorch: source.text(),
     };
-    let start = Start { resume_step: None, best_score: None, every: source.byte().into(), image_every: source.byte().into() };
+    let start =
+        Start { resume_step: None, best_score: None, every: source.byte().into(), image_every: source.byte().into() };
     let mut board = TensorBoard::over(page.sink(), true, &info, start).expect("memory takes all");
     let record = source.record(&tasks);
     board.train(&record).expect("the queue is long enough");

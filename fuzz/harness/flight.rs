@@ -1,6 +1,6 @@
 //! Flight records, as `polytask doctor --flight` reads them.
 
-use super::workplace::{Workplace, printable};
+use super::workplace::Workplace;
 use polytask::cli::doctor::flight::report;
 use std::fs;
 
@@ -16,5 +16,4 @@ pub fn run(data: &[u8]) {
     let (page, code) = report(&dir).expect("the folder can be read");
     assert!(matches!(code, 0 | 3), "exit code {code}");
     assert!(page.len() < 1 << 20, "a page of {} bytes", page.len());
-    printable(&page);
 }

@@ -50,10 +50,3 @@ impl Workplace {
         assert_eq!(count(self.outside().join("folder")), 1, "something is new outside of the run directory");
     }
 }
-
-/// # Panics
-/// If a text holds what would move the cursor of a terminal, or worse.
-pub fn printable(text: &str) {
-    let odd = text.chars().find(|c| c.is_control() && *c != '\n');
-    assert_eq!(odd, None, "a control character reaches the terminal: {text:?}");
-}

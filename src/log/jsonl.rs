@@ -1,8 +1,8 @@
 //! `metrics.jsonl`: one JSON object a line, for plots and scripts. The format is in `docs/run_directory.md`.
 
 use super::{EvalRecord, TrainRecord};
-use serde_json::{Map, Value, json};
 use crate::files::{create_anew, open_here};
+use serde_json::{Map, Value, json};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};

@@ -32,7 +32,8 @@ impl RunLock {
         let path = dir.join(FILE);
         let io = |source| Error::Io { path: path.display().to_string(), source };
         make_dir(dir).map_err(|source| Error::Io { path: dir.display().to_string(), source })?;
-        let file = open_here(OpenOptions::new().read(true).write(true).create(true).truncate(false), &path).map_err(io)?;
+        let file =
+            open_here(OpenOptions::new().read(true).write(true).create(true).truncate(false), &path).map_err(io)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(taken(dir, &file)),

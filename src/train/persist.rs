@@ -108,7 +108,9 @@ impl RunState {
             }
         }
         match [&self.balancer, &self.shard].into_iter().map(largest_count).max() {
-            Some(found) if found > MOST => Err(format!("the balancing method has counted {found}, more than any run comes to")),
+            Some(found) if found > MOST => {
+                Err(format!("the balancing method has counted {found}, more than any run comes to"))
+            }
             _ => Ok(()),
         }
     }

@@ -105,9 +105,14 @@ fn links() -> Vec<u8> {
 }
 
 fn huge_sizes() -> Vec<u8> {
-    let more = br#"[{"name":"a.json","bytes":18446744073709551615,"sha256":"x"},{"name":"b.json","bytes":9,"sha256":"x"}]"#;
+    let more =
+        br#"[{"name":"a.json","bytes":18446744073709551615,"sha256":"x"},{"name":"b.json","bytes":9,"sha256":"x"}]"#;
     [
-        entry(1, "step_00000010/model.safetensors", br#"{"x":{"dtype":"F64","shape":[4611686018427387904,4],"data_offsets":[0,8]}}"#),
+        entry(
+            1,
+            "step_00000010/model.safetensors",
+            br#"{"x":{"dtype":"F64","shape":[4611686018427387904,4],"data_offsets":[0,8]}}"#,
+        ),
         entry(0, "step_18446744073709551615/state.json", b"{}"),
         entry(3, "step_18446744073709551615", b""),
         entry(3, "step_00000010", more),

@@ -157,7 +157,9 @@ pub(super) fn check(input: &impl ChunkReader) -> Result<(), String> {
     let Some(end) = input.len().checked_sub(TAIL) else { return Ok(()) };
     let broken = |error: &dyn std::fmt::Display| format!("damaged: the footer cannot be read ({error})");
     let tail = input.get_bytes(end, 4).map_err(|error| broken(&error))?;
-    let Some(length) = tail.first_chunk::<4>().map(|bytes| u64::from(u32::from_le_bytes(*bytes))) else { return Ok(()) };
+    let Some(length) = tail.first_chunk::<4>().map(|bytes| u64::from(u32::from_le_bytes(*bytes))) else {
+        return Ok(());
+    };
     let Some(start) = end.checked_sub(length) else { return Ok(()) };
     if length > MOST_BYTES {
         return Err(format!("a footer of {} MiB, at most {} are read", length >> 20, MOST_BYTES >> 20));
