@@ -26,23 +26,26 @@
 //!
 //! | module | may use |
 //! |---|---|
-//! | `config`, `world`, `rng`, `kernel` | nothing |
+//! | `config`, `world`, `rng`, `kernel`, `files` | nothing |
 //! | `ffi` | `kernel` |
 //! | `cuda` | `ffi` |
-//! | `data` | `config`, `world`, `rng`, `ffi` |
-//! | `optim`, `log` | `config`, `world`, `rng`, `kernel`, `ffi` |
+//! | `data` | `config`, `world`, `rng`, `files`, `ffi` |
+//! | `optim` | `config`, `world`, `rng`, `kernel`, `ffi` |
+//! | `log` | `config`, `world`, `rng`, `kernel`, `files`, `ffi` |
 //! | `model` | `config`, `world`, `rng`, `kernel`, `ffi`, `data` |
-//! | `comm` | `config`, `world`, `rng`, `kernel`, `ffi`, `cuda`, `error` |
+//! | `comm` | `config`, `world`, `rng`, `kernel`, `files`, `ffi`, `cuda`, `error` |
 //! | `step` | `config`, `world`, `rng`, `kernel`, `ffi`, `data`, `model` |
 //! | `balance` | `config`, `world`, `rng`, `kernel`, `comm` |
 //! | `eval` | `config`, `world`, `rng`, `kernel`, `ffi`, `data`, `model`, `step`, `comm` |
-//! | `checkpoint` | `config`, `world`, `rng`, `comm` |
+//! | `checkpoint` | `config`, `world`, `rng`, `files`, `comm` |
 //! | `fault` | `world`, `comm`, `checkpoint`, `error` |
 //! | `error`, `train`, `cli` | everything |
 //!
 //! | what | looked for in | only in |
 //! |---|---|---|
 //! | `anyhow::` | everything | nothing |
+//! | `CModule`, `VarStore`, `load_multi` (formats of libtorch, which may hold code) | everything | nothing |
+//! | `File::create`, `fs::write`, `create_dir`, `create_dir_all`, `OpenOptions::new`, `temp_dir` | everything | `files.rs`, `log/jsonl.rs`, `log/tensorboard/writer.rs`, `train/lock.rs` |
 //! | `mpi::` (rsmpi) | everything | `comm/mpi.rs` |
 //! | `torch_sys::` | everything | `ffi/` |
 //! | `unsafe` | everything | `ffi/`, `cuda/`, `kernel/`, `comm/`, `cli/doctor/facts.rs` |
@@ -62,6 +65,7 @@ pub mod error;
 pub mod eval;
 pub mod fault;
 pub mod ffi;
+pub mod files;
 pub mod kernel;
 pub mod log;
 pub mod model;

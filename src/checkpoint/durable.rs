@@ -1,6 +1,7 @@
 //! Files that are on the disk when a function returns, and their hashes on the way.
 
 use super::{CheckpointError, Result};
+use crate::files::create_anew;
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
@@ -69,7 +70,7 @@ pub(super) fn write_file(
     filled: impl FnOnce() -> Result<()>,
 ) -> Result<(u64, String)> {
     let create = || -> io::Result<(File, u64, String)> {
-        let file = BufWriter::with_capacity(1 << 20, File::create(path)?);
+        let file = BufWriter::with_capacity(1 << 20, create_anew(path)?);
         let mut out = HashWriter { inner: file, sha: Sha256::new(), bytes: 0 };
         fill(&mut out)?;
         let file = out.inner.into_inner().map_err(io::IntoInnerError::into_error)?;

@@ -6,6 +6,7 @@
 use super::durable::sha256;
 use super::{CheckpointError, Result};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -111,11 +112,12 @@ impl Manifest {
     }
 
     fn check_files(&self) -> std::result::Result<(), String> {
-        for (i, file) in self.files.iter().enumerate() {
+        let mut seen = BTreeSet::new();
+        for file in &self.files {
             if file.content().is_none() {
                 return Err(format!("lists `{}`, which is no name of a checkpoint file", file.name));
             }
-            if self.files[..i].iter().any(|other| other.name == file.name) {
+            if !seen.insert(&file.name) {
                 return Err(format!("lists `{}` twice", file.name));
             }
         }

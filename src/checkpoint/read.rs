@@ -9,6 +9,9 @@ use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
+/// Largest file of small state. Its values take up to ten times as much memory as its text.
+pub(super) const MAX_JSON_BYTES: u64 = 1 << 30;
+
 /// A checkpoint to continue from.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Found {
@@ -98,7 +101,10 @@ fn read_file<T>(
 }
 
 fn read_json(input: &mut dyn Read, bytes: u64) -> std::result::Result<serde_json::Value, String> {
-    let mut text = Vec::with_capacity(usize::try_from(bytes).map_err(|e| e.to_string())?);
+    if bytes > MAX_JSON_BYTES {
+        return Err(format!("{bytes} bytes of JSON, at most {MAX_JSON_BYTES} are read"));
+    }
+    let mut text = Vec::new();
     input.take(bytes).read_to_end(&mut text).map_err(|e| e.to_string())?;
     serde_json::from_slice(&text).map_err(|e| e.to_string())
 }

@@ -65,7 +65,7 @@ pub fn survey(root: &Path) -> Result<Survey> {
 }
 
 fn look(Entry { step, path, .. }: Entry) -> Surveyed {
-    let bytes = files(&path).map_or(0, |files| files.iter().map(|file| file.bytes).sum());
+    let bytes = files(&path).map_or(0, |files| files.iter().fold(0u64, |sum, file| sum.saturating_add(file.bytes)));
     let damage = match verified(&path) {
         Ok(manifest) if manifest.step == step => None,
         Ok(manifest) => Some(CheckpointError::bad(&path, format!("holds step {}", manifest.step)).to_string()),

@@ -142,7 +142,9 @@ fn check_ranges<'a>(entries: impl Iterator<Item = &'a (String, TensorEntry)>, by
 }
 
 fn read_values<T, const N: usize>(input: &mut dyn Read, n: usize, value: fn([u8; N]) -> T) -> io::Result<Vec<T>> {
-    let mut values = Vec::with_capacity(n);
+    let mut values = Vec::new();
+    // Files may be longer than memory, for example where nothing of them is on the disk.
+    values.try_reserve_exact(n).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
     let mut buffer = vec![0; CHUNK_BYTES];
     while values.len() < n {
         let part = &mut buffer[..(CHUNK_BYTES / N).min(n - values.len()) * N];

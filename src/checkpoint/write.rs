@@ -3,9 +3,9 @@
 use super::durable::{remove_dir, rename, sync_dir, write_file};
 use super::folder::{self, LATEST};
 use super::manifest::{self, FileEntry, Manifest};
-use super::read::verified;
+use super::read::{MAX_JSON_BYTES, verified};
 use super::{CheckpointError, Point, Result, Snapshot, tensors};
-use std::fs;
+use crate::files::{make_dir, make_new_dir};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -93,7 +93,7 @@ fn make_root(root: &Path) -> Result<()> {
     if root.is_dir() {
         return Ok(());
     }
-    fs::create_dir_all(root).map_err(CheckpointError::io(root))?;
+    make_dir(root).map_err(CheckpointError::io(root))?;
     match root.parent() {
         Some(parent) if parent.is_dir() => sync_dir(parent),
         _ => Ok(()),
@@ -103,7 +103,7 @@ fn make_root(root: &Path) -> Result<()> {
 /// Writes the whole folder under its temporary name.
 fn write_temp(temp: &Path, snapshot: &Snapshot, at: &mut dyn FnMut(Point) -> Result<()>) -> Result<Manifest> {
     remove_dir(temp)?;
-    fs::create_dir(temp).map_err(CheckpointError::io(temp))?;
+    make_new_dir(temp).map_err(CheckpointError::io(temp))?;
     at(Point::TempMade)?;
     let mut files = Vec::new();
     for (stem, list) in &snapshot.tensors {
@@ -117,6 +117,10 @@ fn write_temp(temp: &Path, snapshot: &Snapshot, at: &mut dyn FnMut(Point) -> Res
         let name = format!("{stem}.json");
         let filled = || at(Point::FileFilled);
         let (bytes, sha256) = write_file(&temp.join(&name), |out| writeln!(out, "{value:#}"), filled)?;
+        if bytes > MAX_JSON_BYTES {
+            let message = format!("{bytes} bytes of JSON, at most {MAX_JSON_BYTES} can be read back");
+            return Err(CheckpointError::bad(&temp.join(name), message));
+        }
         files.push(FileEntry { name, bytes, sha256 });
         at(Point::FileWritten)?;
     }

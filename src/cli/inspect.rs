@@ -25,42 +25,51 @@ pub struct InspectArgs {
 
 impl InspectArgs {
     pub(super) fn run(&self) -> Result<u8> {
-        match root_of(&self.path) {
-            Some(root) => self.survey(&root),
-            None => self.checkpoint(),
-        }
+        let (page, code) = page(&self.path, self.json)?;
+        text::print(format_args!("{page}"))?;
+        Ok(code)
     }
+}
 
-    /// All checkpoints of a run.
-    fn survey(&self, root: &Path) -> Result<u8> {
-        let survey = checkpoint::survey(root)?;
-        if survey.checkpoints.is_empty() && survey.warnings.is_empty() {
-            return Err(bad(root, "holds no checkpoint yet").into());
-        }
-        match self.json {
-            true => text::print(format_args!("{:#}\n", survey_as_json(root, &survey)))?,
-            false => text::print(format_args!("{}", survey_as_text(root, &survey)))?,
-        }
-        let good = survey.checkpoints.iter().all(|c| c.damage.is_none()) && survey.warnings.is_empty();
-        Ok(if good { exit::DONE } else { exit::DATA })
+/// What there is to say of a checkpoint or of a run directory, as text or as JSON, and the exit code.
+///
+/// # Errors
+/// If there is no such thing, or a checkpoint asked for by itself is damaged.
+pub fn page(path: &Path, json: bool) -> Result<(String, u8)> {
+    match root_of(path) {
+        Some(root) => survey(&root, json),
+        None => checkpoint(path, json),
     }
+}
 
-    /// One checkpoint.
-    fn checkpoint(&self) -> Result<u8> {
-        let path = &self.path;
-        if !path.join("MANIFEST.json").exists() {
-            let message = "is no checkpoint, nor a run directory\n  hint: a checkpoint is a folder with a MANIFEST.json, such as \
-                           runs/adult/checkpoints/step_00001200; a run directory holds `checkpoints/`";
-            return Err(bad(path, message).into());
-        }
-        let snapshot = checkpoint::read(path)?;
-        let files = checkpoint::files(path)?;
-        match self.json {
-            true => text::print(format_args!("{:#}\n", as_json(path, &snapshot, &files)))?,
-            false => text::print(format_args!("{}", as_text(path, &snapshot, &files)))?,
-        }
-        Ok(exit::DONE)
+/// All checkpoints of a run.
+fn survey(root: &Path, json: bool) -> Result<(String, u8)> {
+    let survey = checkpoint::survey(root)?;
+    if survey.checkpoints.is_empty() && survey.warnings.is_empty() {
+        return Err(bad(root, "holds no checkpoint yet").into());
     }
+    let page = match json {
+        true => format!("{:#}\n", survey_as_json(root, &survey)),
+        false => survey_as_text(root, &survey),
+    };
+    let good = survey.checkpoints.iter().all(|c| c.damage.is_none()) && survey.warnings.is_empty();
+    Ok((page, if good { exit::DONE } else { exit::DATA }))
+}
+
+/// One checkpoint.
+fn checkpoint(path: &Path, json: bool) -> Result<(String, u8)> {
+    if !path.join("MANIFEST.json").exists() {
+        let message = "is no checkpoint, nor a run directory\n  hint: a checkpoint is a folder with a MANIFEST.json, such as \
+                       runs/adult/checkpoints/step_00001200; a run directory holds `checkpoints/`";
+        return Err(bad(path, message).into());
+    }
+    let snapshot = checkpoint::read(path)?;
+    let files = checkpoint::files(path)?;
+    let page = match json {
+        true => format!("{:#}\n", as_json(path, &snapshot, &files)),
+        false => as_text(path, &snapshot, &files),
+    };
+    Ok((page, exit::DONE))
 }
 
 fn bad(path: &Path, message: &str) -> CheckpointError {
@@ -177,8 +186,12 @@ fn about(path: &Path, snapshot: &Snapshot) -> Vec<(&'static str, Value)> {
 
 /// Passes over the data: the sizes of the sources lie in the checkpoint, the data need not be there.
 fn epoch(config: &Config, state: &RunState) -> Option<f64> {
+    // Neither was checked when it was read: a checkpoint may come from anywhere.
+    config.check().ok()?;
+    let rows = state.source_sizes.iter().map(|&n| u32::try_from(n).ok().map(|n| n as usize));
+    let rows: Vec<usize> = rows.collect::<Option<_>>()?;
     let names = config.data.sources.iter().map(|(name, _)| name.as_str());
-    let sizes: Vec<(&str, usize)> = names.zip(state.source_sizes.iter().map(|&n| n as usize)).collect();
+    let sizes: Vec<(&str, usize)> = names.zip(rows).collect();
     let sampler = Sampler::new(&config.batch, &sizes, config.run.seed).ok()?;
     Some(state.progress.step as f64 / sampler.steps_per_epoch() as f64)
 }
@@ -193,7 +206,7 @@ fn as_text(path: &Path, snapshot: &Snapshot, files: &[FileInfo]) -> String {
         out += &if stem == "model" { every_tensor(tensors) } else { by_state(tensors) };
     }
     let row = |file: &FileInfo| vec![file.name.clone(), file.sha256.clone(), text::count(file.bytes as usize)];
-    let bytes: u64 = files.iter().map(|file| file.bytes).sum();
+    let bytes = files.iter().fold(0u64, |sum, file| sum.saturating_add(file.bytes));
     out += &format!("\n{}", text::table(&["file", "sha256", "bytes"], &files.iter().map(row).collect::<Vec<_>>(), 2));
     out + &format!("{} in all\n", mib(bytes))
 }

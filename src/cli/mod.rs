@@ -6,7 +6,7 @@ pub mod check;
 mod compare;
 pub mod doctor;
 mod eval;
-mod inspect;
+pub mod inspect;
 mod methods;
 mod predict;
 mod restored;
@@ -113,7 +113,7 @@ impl Arguments {
 
 /// Prints on standard error. If nobody can read it, there is nobody left to tell.
 fn complain(text: &str) {
-    let _ = writeln!(io::stderr(), "{text}");
+    let _ = writeln!(io::stderr(), "{}", text::plain(text));
 }
 
 /// How long other ranks leave it to rank 0 to report an error that it most likely has too: mpirun takes up to two seconds

@@ -1,19 +1,31 @@
 //! Plain tables for the terminal, and standard output.
 
 use crate::error::{Error, Result};
+use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, ErrorKind, Write};
 
-/// Prints on standard output. A reader that has seen enough (`polytask check CONFIG | head`) is no failure.
+/// Prints on standard output, as [`plain`] text. A reader that has seen enough (`polytask check CONFIG | head`) is no failure.
 ///
 /// # Errors
 /// When nothing can be written, for example to a full disk.
 pub fn print(text: fmt::Arguments<'_>) -> Result<()> {
     let mut out = io::stdout().lock();
-    match out.write_fmt(text).and_then(|()| out.flush()) {
+    match out.write_all(plain(&text.to_string()).as_bytes()).and_then(|()| out.flush()) {
         Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
         written => written.map_err(|source| Error::Io { path: "standard output".into(), source }),
     }
+}
+
+/// Text without what makes a terminal do more than show it: control characters other than the end of a line become
+/// `\\u001b`, which in a JSON string means the same character. Names come out of files, and files come from strangers.
+pub fn plain(text: &str) -> Cow<'_, str> {
+    let acts = |c: char| c.is_control() && c != '\n';
+    if !text.contains(acts) {
+        return Cow::Borrowed(text);
+    }
+    let shown = |c: char| if acts(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
+    Cow::Owned(text.chars().map(shown).collect())
 }
 
 /// A table with aligned columns: the first `left` columns to the left, numbers to the right.
@@ -70,6 +82,15 @@ mod tests {
         assert_eq!(wrap("a bb ccc dddddd e", 6), ["a bb", "ccc", "dddddd", "e"]);
         assert_eq!(wrap("abcdefgh i", 4), ["abcdefgh", "i"]);
         assert!(wrap("  ", 4).is_empty());
+    }
+
+    #[test]
+    fn names_cannot_command_a_terminal() {
+        assert!(matches!(plain("plain, é\n"), Cow::Borrowed(_)));
+        assert_eq!(plain("a\u{1b}]0;owned\u{7}\n\u{9b}2J\r\0"), "a\\u001b]0;owned\\u0007\n\\u009b2J\\u000d\\u0000");
+        let name = "a\u{9b}2J";
+        let json = serde_json::json!(name).to_string();
+        assert_eq!(serde_json::from_str::<String>(&plain(&json)).unwrap(), name, "JSON stays JSON");
     }
 
     #[test]

@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 
 /// Most values of a configuration, aliases expanded.
 const MAX_VALUES: usize = 100_000;
+/// Most bytes of text that aliases repeat.
+const MAX_REPEATED: usize = 4 << 20;
 /// Most levels of lists and maps.
 const MAX_DEPTH: usize = 32;
 
@@ -36,6 +38,8 @@ struct Builder {
     open: Vec<Open>,
     anchors: BTreeMap<usize, Node>,
     values: usize,
+    /// Bytes of text that aliases have repeated.
+    repeated: usize,
     documents: usize,
 }
 
@@ -112,6 +116,10 @@ impl Builder {
         };
         self.values += node.size();
         self.limit_values(place)?;
+        self.repeated += node.text_bytes();
+        if self.repeated > MAX_REPEATED {
+            return Err(Fault::new(format!("aliases repeat more than {} MiB of text", MAX_REPEATED >> 20)).at(place));
+        }
         self.limit_depth(node.depth(), place)?;
         let node = node.clone();
         self.value(node, 0)

@@ -76,6 +76,16 @@ impl Node {
         }
     }
 
+    /// Bytes of all text in it, keys included.
+    pub fn text_bytes(&self) -> usize {
+        match &self.content {
+            Content::Null => 0,
+            Content::Scalar { text, .. } => text.len(),
+            Content::List(items) => items.iter().map(Node::text_bytes).sum(),
+            Content::Map(entries) => entries.iter().map(|(key, value)| key.text.len() + value.text_bytes()).sum(),
+        }
+    }
+
     /// Levels of lists and maps in it.
     pub fn depth(&self) -> usize {
         match &self.content {

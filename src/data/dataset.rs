@@ -279,6 +279,7 @@ pub fn task_infos(config: &Config, fitted: &Fitted) -> Result<Vec<TaskInfo>, Dat
             names(fitted.tasks.iter().map(|t| &t.name).collect())
         )));
     }
+    fitted.check(config)?;
     let one = |((name, task), fitted): (&(String, config::Task), &FittedTask)| {
         let source = config.data.sources.iter().position(|(source, _)| *source == task.source);
         let none = || DataError::Unfit(format!("task `{name}`: there is no source `{}`", task.source));

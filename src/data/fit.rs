@@ -10,7 +10,7 @@ use super::table::Cells;
 use super::values::{sort_values, width};
 use super::words::{Counter, Vocabulary, tokenize};
 use super::{DataError, InputDims};
-use crate::config::{self, Config};
+use crate::config::{self, Config, Kind};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -93,6 +93,27 @@ impl Fitted {
         }
     }
 
+    /// Whether the parts agree with each other and with the tasks: a checkpoint may come from anywhere.
+    ///
+    /// # Errors
+    /// The first part that cannot be.
+    pub(crate) fn check(&self, config: &Config) -> Result<(), DataError> {
+        let unfit = |text: String| DataError::Unfit(format!("the transforms of the checkpoint: {text}"));
+        for Standard { name, mean, std } in &self.numeric {
+            scales(mean, std, mean.len()).map_err(|why| unfit(format!("column `{name}`: {why}")))?;
+        }
+        let widths = self.dense.iter().chain(&self.bits).map(|block| block.width);
+        let total = widths.chain(self.image.into_iter().flatten()).try_fold(1usize, |n, width| n.checked_add(width));
+        let pixels = self.image.map_or(Some(1), |[c, h, w]| c.checked_mul(h)?.checked_mul(w));
+        if total.max(pixels).is_none_or(|n| n > MOST_INPUTS) || total.is_none() || pixels.is_none() {
+            return Err(unfit(format!("more than {MOST_INPUTS} inputs")));
+        }
+        for ((name, task), fitted) in config.tasks.iter().zip(&self.tasks) {
+            task_fits(task, fitted).map_err(|why| unfit(format!("task `{name}`: {why}")))?;
+        }
+        Ok(())
+    }
+
     /// The inputs in words, to compare with those of a table.
     pub(crate) fn signature(&self) -> Vec<String> {
         let numeric = self.numeric.iter().map(|n| entry("numeric", &n.name, n.mean.len()));
@@ -103,6 +124,36 @@ impl Fitted {
         let image = self.image.iter().map(|&[c, h, w]| format!("images of {c}x{h}x{w}"));
         numeric.chain(dense).chain(bits).chain(categorical).chain(text).chain(image).collect()
     }
+}
+
+/// More inputs of one row than any model has.
+const MOST_INPUTS: usize = 1 << 31;
+
+/// Means and standard deviations of `n` values, which numbers can be scaled with.
+fn scales(mean: &[f64], std: &[f64], n: usize) -> Result<(), String> {
+    if (mean.len(), std.len()) != (n, n) {
+        return Err(format!("{} means and {} deviations, expected {n}", mean.len(), std.len()));
+    }
+    match mean.iter().find(|m| !m.is_finite()).or(std.iter().find(|s| !s.is_finite() || **s <= 0.0)) {
+        Some(odd) => Err(format!("{odd} is no mean, or no deviation")),
+        None => Ok(()),
+    }
+}
+
+/// Outputs and scales of a task of this kind.
+fn task_fits(task: &config::Task, fitted: &FittedTask) -> Result<(), String> {
+    let n = fitted.outputs.len();
+    let wanted = match &task.kind {
+        Kind::Multiclass(options) => options.classes,
+        Kind::Binary(_) => Some(1),
+        Kind::Multilabel(_) | Kind::Regression(_) => None,
+    };
+    match wanted {
+        Some(wanted) if wanted != n => return Err(format!("{n} outputs, expected {wanted}")),
+        None if n == 0 => return Err("no outputs".into()),
+        _ => {}
+    }
+    scales(&fitted.mean, &fitted.std, if matches!(task.kind, Kind::Regression(_)) { n } else { 0 })
 }
 
 fn entry(kind: &str, name: &str, width: usize) -> String {

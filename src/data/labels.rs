@@ -186,6 +186,10 @@ fn classes(target: &Column, n: Option<usize>) -> Result<Vec<String>, DataError> 
 /// The first label that does not fit, with its place.
 pub(crate) fn encode(target: &Column, fitted: &FittedTask) -> Result<Labels, DataError> {
     let width = fitted.outputs.len();
+    let given: usize = target.columns.iter().map(|&c| self::width(target.view.cells(c))).sum();
+    if !matches!(target.task.kind, Kind::Multiclass(_)) && width != given {
+        return Err(target.unfit(format!("{given} target values a row, but the model was fitted for {width}")));
+    }
     let values = match &target.task.kind {
         Kind::Multiclass(options) => return encode_classes(target, fitted, options.classes.is_some()),
         Kind::Binary(options) => {

@@ -1,8 +1,8 @@
 //! Predictions into a file: CSV, TSV, Parquet or JSON lines, whole or not at all.
 
 use super::DataError;
+use crate::files::create_anew;
 use arrow_array::{ArrayRef, Float32Array, Float64Array, Int64Array, RecordBatch, StringArray};
-use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -125,7 +125,7 @@ fn temporary(path: &Path) -> PathBuf {
 }
 
 fn write(path: &Path, format: Format, columns: &[(String, Column)], n: usize) -> io::Result<()> {
-    let mut out = BufWriter::new(File::create(path)?);
+    let mut out = BufWriter::new(create_anew(path)?);
     match format {
         Format::Delimited(delimiter) => write_delimited(&mut out, delimiter, columns, n)?,
         Format::JsonLines => write_json_lines(&mut out, columns, n)?,

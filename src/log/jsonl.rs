@@ -1,6 +1,7 @@
 //! `metrics.jsonl`: one JSON object a line, for plots and scripts. The format is in `docs/run_directory.md`.
 
 use super::{EvalRecord, TrainRecord};
+use crate::files::{create_anew, open_here};
 use serde_json::{Map, Value, json};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
@@ -22,10 +23,10 @@ impl JsonLines {
     /// # Errors
     /// The file cannot be created.
     pub fn create(path: &Path) -> io::Result<JsonLines> {
-        if path.exists() {
+        if path.symlink_metadata().is_ok() {
             fs::rename(path, beside(path, ".old"))?;
         }
-        Ok(JsonLines { out: Box::new(File::create(path)?), path: Some(path.into()) })
+        Ok(JsonLines { out: Box::new(create_anew(path)?), path: Some(path.into()) })
     }
 
     /// Continues a file after step `resume_step`: lines of later steps and what is no whole line are cut, in one move,
@@ -35,7 +36,7 @@ impl JsonLines {
     /// The file cannot be read or rewritten.
     pub fn resume(path: &Path, resume_step: u64) -> io::Result<(JsonLines, Option<f64>)> {
         let best = if path.exists() { cut(path, resume_step)? } else { None };
-        let file = OpenOptions::new().create(true).append(true).open(path)?;
+        let file = open_here(OpenOptions::new().create(true).append(true), path)?;
         Ok((JsonLines { out: Box::new(file), path: Some(path.into()) }, best))
     }
 
@@ -181,7 +182,7 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
     remove_leftovers(path);
     let temporary = beside(path, &format!("{TEMP}{}", std::process::id()));
     let write = || {
-        let mut out = BufWriter::new(File::create(&temporary)?);
+        let mut out = BufWriter::new(create_anew(&temporary)?);
         out.write_all(content)?;
         out.into_inner()?.sync_all()?;
         fs::rename(&temporary, path)

@@ -110,7 +110,7 @@ impl Live {
         let mut best_score = None;
         if lines {
             let path = self.run_dir.join("metrics.jsonl");
-            let opened = std::fs::create_dir_all(&self.run_dir).and_then(|()| match from {
+            let opened = crate::files::make_dir(&self.run_dir).and_then(|()| match from {
                 Some(step) => JsonLines::resume(&path, step),
                 None => JsonLines::create(&path).map(|out| (out, None)),
             });

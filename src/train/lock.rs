@@ -2,6 +2,7 @@
 
 use crate::comm::job_by_launcher;
 use crate::error::{Error, Result};
+use crate::files::{make_dir, open_here};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
@@ -30,8 +31,9 @@ impl RunLock {
     pub fn take(dir: &Path) -> Result<RunLock> {
         let path = dir.join(FILE);
         let io = |source| Error::Io { path: path.display().to_string(), source };
-        fs::create_dir_all(dir).map_err(|source| Error::Io { path: dir.display().to_string(), source })?;
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(io)?;
+        make_dir(dir).map_err(|source| Error::Io { path: dir.display().to_string(), source })?;
+        let file =
+            open_here(OpenOptions::new().read(true).write(true).create(true).truncate(false), &path).map_err(io)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(taken(dir, &file)),

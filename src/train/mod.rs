@@ -31,6 +31,7 @@ use crate::data::{Dataset, Loader, LoaderOptions, Split};
 use crate::error::{Error, Result};
 use crate::eval::{evaluate, score};
 use crate::fault;
+use crate::files::make_dir;
 use crate::log::{DeviceRecord, EvalRecord, HParam, Logger, RunInfo, Status, Summary, TaskInfo, TrainRecord};
 use crate::optim;
 use guard::{Next, Rollbacks};
@@ -127,7 +128,8 @@ impl<'a, F: Stored> Session<'a, F> {
         };
         let saver = Saver::new(config, comm)?;
         let samples_per_step = sampler.samples_per_step() as u64;
-        let began = began.checked_sub(std::time::Duration::from_secs_f64(progress.seconds)).unwrap_or(began);
+        let earlier = std::time::Duration::try_from_secs_f64(progress.seconds).unwrap_or_default();
+        let began = began.checked_sub(earlier).unwrap_or(began);
         let mut session = Session {
             config,
             comm,
@@ -441,7 +443,7 @@ fn mark_best_again(config: &Config, progress: &Progress, comm: &dyn Collective) 
 fn write_config(config: &Config) -> Result<()> {
     let dir = config.run.dir();
     let io = |source| Error::Io { path: dir.display().to_string(), source };
-    std::fs::create_dir_all(&dir).map_err(io)?;
+    make_dir(&dir).map_err(io)?;
     let yaml = config.to_yaml()?;
     crate::log::jsonl::write_atomically(&dir.join("config.yaml"), yaml.as_bytes()).map_err(io)
 }

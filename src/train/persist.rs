@@ -15,6 +15,9 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+/// Most steps, samples and updates of a run: numbers up to here can be counted on, and multiplied by a batch.
+const MOST: u64 = 1 << 40;
+
 /// Floats that know how to lie in a checkpoint.
 pub trait Stored: TorchReal + Number {
     /// Numbers as a checkpoint holds them.
@@ -86,6 +89,44 @@ pub struct RunState {
     pub source_sizes: Vec<u64>,
     /// Version of polytask that wrote it.
     pub version: String,
+}
+
+impl RunState {
+    /// Whether a run can go on from these counters, in a checkpoint of this step.
+    fn check(&self, step: u64) -> Result<(), String> {
+        let progress = &self.progress;
+        if progress.step != step {
+            return Err(format!("is of step {}, and the checkpoint of step {step}", progress.step));
+        }
+        for (name, found) in [
+            ("step", progress.step),
+            ("samples", progress.samples >> 20),
+            ("skipped", progress.skipped),
+            ("skipped_in_a_row", progress.skipped_in_a_row),
+            ("evaluations_since_best", progress.evaluations_since_best),
+            ("updates", self.updates),
+        ] {
+            if found > MOST {
+                return Err(format!("`{name}` is {found}, more than any run comes to"));
+            }
+        }
+        match [&self.balancer, &self.shard].into_iter().map(largest_count).max() {
+            Some(found) if found > MOST => {
+                Err(format!("the balancing method has counted {found}, more than any run comes to"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The largest whole number in a value: methods count steps, and write everything else with a decimal point.
+fn largest_count(value: &Value) -> u64 {
+    match value {
+        Value::Number(number) => number.as_u64().unwrap_or_default(),
+        Value::Array(items) => items.iter().map(largest_count).max().unwrap_or_default(),
+        Value::Object(entries) => entries.values().map(largest_count).max().unwrap_or_default(),
+        Value::Null | Value::Bool(_) | Value::String(_) => 0,
+    }
 }
 
 /// The parameters of a snapshot by name, in PyTorch's terms: `{name: tensor}`.
@@ -298,10 +339,9 @@ impl<F: Stored> Learner<F> {
         names: &[(File, String)],
     ) -> Result<(Vec<Vec<F>>, RunState), CheckpointError> {
         let state = snapshot.json.get("state").ok_or_else(|| missing(path, "state.json"))?;
-        let state = Deserialize::deserialize(state).map_err(|e: serde_json::Error| CheckpointError::Bad {
-            path: path.join("state.json"),
-            message: e.to_string(),
-        })?;
+        let bad = |message| CheckpointError::Bad { path: path.join("state.json"), message };
+        let state: RunState = Deserialize::deserialize(state).map_err(|e: serde_json::Error| bad(e.to_string()))?;
+        state.check(snapshot.step).map_err(bad)?;
         let vectors = names.iter().map(|(file, name)| {
             let prefix = if name.is_empty() { String::new() } else { format!("{name}.") };
             let stem = file.stem();

@@ -141,7 +141,7 @@ fn claim(plan: &Plan) -> Result<()> {
     if path.exists() {
         return results::same_experiment(&path, &plan.config);
     }
-    std::fs::create_dir_all(&plan.out).map_err(|source| Error::Io { path: plan.out.display().to_string(), source })?;
+    crate::files::make_dir(&plan.out).map_err(|source| Error::Io { path: plan.out.display().to_string(), source })?;
     write(&path, &plan.config.to_yaml()?)
 }
 

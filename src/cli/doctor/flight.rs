@@ -4,6 +4,7 @@ use crate::cli::text;
 use crate::comm::watchdog::culprit::{self, Verdict, named};
 use crate::comm::watchdog::flight::{Flight, OpRecord, Records};
 use crate::error::{Error, Result, exit};
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 
@@ -11,6 +12,8 @@ use std::path::Path;
 const BEFORE: u64 = 4;
 /// Operations shown after it.
 const AFTER: u64 = 2;
+/// Rows for ranks that wrote nothing.
+const SILENT: usize = 64;
 
 /// Reads the records of a folder: a page about them, and the exit code. It is 0 when they tell anything.
 ///
@@ -36,16 +39,22 @@ fn code(verdict: &Verdict) -> u8 {
     if verdict.at.is_some() || !verdict.ranks.is_empty() { exit::DONE } else { exit::DATA }
 }
 
-/// A row per rank.
+/// A row per rank; of those that wrote nothing, the first ones.
 fn ranks(flights: &[Flight]) -> String {
     let size = flights.first().map_or(0, |flight| flight.size);
-    let rows: Vec<Vec<String>> = (0..size)
-        .map(|rank| match flights.iter().find(|flight| flight.rank == rank) {
-            Some(flight) => row(flight),
-            None => [&rank.to_string(), "wrote nothing", "", "", "", ""].map(String::from).to_vec(),
-        })
-        .collect();
-    text::table(&["rank", "host", "last completed", "pending", "for", "last seen in"], &rows, 6)
+    let by_rank: BTreeMap<usize, &Flight> = flights.iter().map(|flight| (flight.rank, flight)).collect();
+    let mut silent = (0..size).filter(|rank| !by_rank.contains_key(rank));
+    let named: Vec<usize> = silent.by_ref().take(SILENT).collect();
+    let nothing = |rank: usize| (rank, [&rank.to_string(), "wrote nothing", "", "", "", ""].map(String::from).to_vec());
+    let mut rows: Vec<_> = by_rank.iter().map(|(rank, flight)| (*rank, row(flight))).collect();
+    rows.extend(named.into_iter().map(nothing));
+    rows.sort_by_key(|(rank, _)| *rank);
+    let rows: Vec<Vec<String>> = rows.into_iter().map(|(_, row)| row).collect();
+    let table = text::table(&["rank", "host", "last completed", "pending", "for", "last seen in"], &rows, 6);
+    match silent.count() {
+        0 => table,
+        more => format!("{table}and {more} more ranks wrote nothing\n"),
+    }
 }
 
 fn row(flight: &Flight) -> Vec<String> {
@@ -153,5 +162,23 @@ mod tests {
         let (page, code) = report(folder.path()).unwrap();
         assert!(page.starts_with("no rank was waiting\n") && code == exit::DATA, "{page}");
         assert!(matches!(report(&folder.path().join("none")), Err(Error::Io { .. })));
+    }
+
+    #[test]
+    fn a_record_that_claims_a_million_ranks_makes_no_page_of_a_million_lines() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), 1, &json!(null), &json!([]));
+        let file = folder.path().join("flight_rank1.json");
+        let text = fs::read_to_string(&file).unwrap();
+        fs::write(&file, text.replace("\"size\":3", "\"size\":1048576")).unwrap();
+        let (page, code) = report(folder.path()).unwrap();
+        assert!(page.contains("\n64    wrote nothing\nand 1048511 more ranks wrote nothing\n"), "{page}");
+        assert!(page.starts_with("ranks 0, 2-1048575 wrote nothing") && code == exit::DONE, "{page}");
+
+        let many = json!([{"plane": "mpi", "entered": 0, "ops": []}]).to_string();
+        let planes = format!("[{}]", vec![&many[1..many.len() - 1]; 17].join(","));
+        fs::write(&file, text.replace(&many, &planes)).unwrap();
+        let (page, code) = report(folder.path()).unwrap();
+        assert!(page.starts_with("left out: flight_rank1.json is no flight record: 17 planes\n") && code == exit::DATA);
     }
 }

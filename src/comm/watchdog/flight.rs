@@ -2,6 +2,7 @@
 
 use super::Shared;
 use super::ring::{Op, Plane};
+use crate::files::{create_anew, make_dir};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -14,6 +15,8 @@ const FORMAT: u32 = 1;
 const LARGEST: u64 = 64 << 20;
 /// More ranks than any job has.
 const MOST_RANKS: usize = 1 << 20;
+/// More planes than any rank has.
+const MOST_PLANES: usize = 16;
 
 /// What one rank wrote. Times are seconds since 1970 by the clock of its node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -188,9 +191,9 @@ pub fn path(dir: &Path, rank: usize) -> PathBuf {
 
 /// Writes a file under another name first, so that nobody sees half of it.
 pub(super) fn write_whole(dir: &Path, name: &str, text: &[u8]) -> io::Result<()> {
-    fs::create_dir_all(dir)?;
+    make_dir(dir)?;
     let part = dir.join(format!("{name}.{}.part", std::process::id()));
-    let mut file = File::create(&part)?;
+    let mut file = create_anew(&part)?;
     file.write_all(text)?;
     file.sync_all()?;
     fs::rename(&part, dir.join(name))
@@ -272,6 +275,9 @@ fn read_one(path: &Path, rank: usize) -> Result<Flight, String> {
     }
     if flight.size > MOST_RANKS || flight.rank >= flight.size {
         return Err(format!("rank {} of {}", flight.rank, flight.size));
+    }
+    if flight.planes.len() > MOST_PLANES {
+        return Err(format!("{} planes", flight.planes.len()));
     }
     Ok(flight)
 }

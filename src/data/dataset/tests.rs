@@ -196,6 +196,43 @@ fn fitted_transforms_survive_json_and_are_applied_as_they_are() {
 }
 
 #[test]
+fn transforms_that_contradict_themselves_or_the_tasks_are_refused() {
+    let config = config(
+        r#"{"data": {"sources": {"s": {"csv": {"train": "train.csv", "numeric": ["x"]}}}},
+            "tasks": {"t": {"source": "s", "target": "y", "kind": {"regression": {}}},
+                      "u": {"source": "s", "target": "z", "kind": {"multiclass": {"classes": 3}}}}}"#,
+    );
+    let tables = || {
+        let columns = [("x", numbers(&[1.0, 2.0])), ("y", numbers(&[3.0, 5.0])), ("z", strings(&["0", "2"]))];
+        let columns = columns.map(|(name, cells)| column(name, cells)).into();
+        super::tests::tables(table("train.csv", 2, columns), None)
+    };
+    let good = Dataset::from_tables(&config, tables()).unwrap().fitted().clone();
+    let refused = |change: &dyn Fn(&mut Fitted)| {
+        let mut fitted = good.clone();
+        change(&mut fitted);
+        let error = Dataset::from_tables_with(&config, tables(), &fitted).unwrap_err().to_string();
+        let (head, message) = error.split_at(32);
+        assert_eq!(head, "the transforms of the checkpoint");
+        message.to_string()
+    };
+    let block = |width| super::super::fit::Block { name: "b".into(), width };
+    assert_eq!(refused(&|f| f.numeric[0].std.clear()), ": column `x`: 1 means and 0 deviations, expected 1");
+    assert_eq!(refused(&|f| f.numeric[0].std[0] = 0.0), ": column `x`: 0 is no mean, or no deviation");
+    assert_eq!(refused(&|f| f.numeric[0].mean[0] = f64::NAN), ": column `x`: NaN is no mean, or no deviation");
+    assert_eq!(refused(&|f| f.bits = vec![block(usize::MAX), block(2)]), ": more than 2147483648 inputs");
+    assert_eq!(refused(&|f| f.image = Some([1 << 20; 3])), ": more than 2147483648 inputs");
+    assert_eq!(refused(&|f| f.tasks[0].outputs.clear()), ": task `t`: no outputs");
+    assert_eq!(refused(&|f| f.tasks[0].mean.clear()), ": task `t`: 0 means and 1 deviations, expected 1");
+    assert_eq!(refused(&|f| drop(f.tasks[1].outputs.pop())), ": task `u`: 2 outputs, expected 3");
+    let mut wider = good.clone();
+    let FittedTask { outputs, mean, std, .. } = &mut wider.tasks[0];
+    (outputs.push("more".into()), mean.push(0.0), std.push(1.0));
+    let error = Dataset::from_tables_with(&config, tables(), &wider).unwrap_err().to_string();
+    assert_eq!(error, "task `t`: 1 target values a row, but the model was fitted for 2");
+}
+
+#[test]
 fn images_are_widened_when_they_are_gathered() {
     let config =
         one(r#"{"arrays": {"train": "t.npz", "val": "v.npz", "image": "x"}}"#, r#"{"multiclass": {"classes": 3}}"#);

@@ -67,7 +67,7 @@ impl TensorBoard {
     /// The first records cannot be written.
     pub fn over(sink: Sink, stale: bool, info: &RunInfo, start: Start) -> io::Result<TensorBoard> {
         // The mark voids its own step too, so it stands one after the last step that is kept.
-        let first = start.resume_step.map(|step| step + 1).or(stale.then_some(0));
+        let first = start.resume_step.map(|step| step.saturating_add(1)).or(stale.then_some(0));
         let mut board = TensorBoard {
             writer: EventWriter::start(sink, first)?,
             described: BTreeSet::new(),

@@ -2,6 +2,7 @@
 
 use super::frame::frame;
 use super::proto::{Event, SessionLog, Summary, Value, What};
+use crate::files::{make_dir, open_here};
 use prost::Message;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
@@ -35,7 +36,7 @@ impl Sink {
     /// # Errors
     /// The folder cannot be made or listed, or the file cannot be created.
     pub fn file(dir: &Path) -> io::Result<Sink> {
-        fs::create_dir_all(dir)?;
+        make_dir(dir)?;
         let (file, path) = create_unique(dir)?;
         Ok(Sink { out: Box::new(BufWriter::new(file)), path: Some(path), flush: FLUSH })
     }
@@ -169,7 +170,7 @@ fn create_unique(dir: &Path) -> io::Result<(File, PathBuf)> {
     loop {
         let n = FILES.fetch_add(1, Ordering::Relaxed);
         let path = dir.join(format!("events.out.tfevents.{second:010}.{host}.{pid}.{n}"));
-        match OpenOptions::new().write(true).create_new(true).open(&path) {
+        match open_here(OpenOptions::new().write(true).create_new(true), &path) {
             Ok(file) => return Ok((file, path)),
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(e),

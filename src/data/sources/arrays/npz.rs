@@ -4,9 +4,14 @@ use super::RawArray;
 use super::npy;
 use crate::data::DataError;
 use npyz::npz::NpzArchive;
+use npyz::zip::CompressionMethod;
 use std::borrow::Cow;
+use std::fmt::Display;
 use std::io::{Cursor, Read};
 use std::path::Path;
+
+/// Deflate cannot do more, whatever is packed.
+const MAX_INFLATION: u64 = 1032;
 
 /// An opened archive.
 pub(super) struct Archive<'a> {
@@ -32,12 +37,18 @@ impl<'a> Archive<'a> {
     pub fn read(&mut self, name: &str) -> Result<RawArray<'static>, DataError> {
         let bad = |message: String| DataError::file(self.path, message).in_column(name);
         let member = npyz::npz::file_name_from_array_name(name);
+        let damaged = |error: &dyn Display| bad(format!("the archive is damaged ({error})"));
+        let file = self.zip.zip_archive().by_name(&member).map_err(|error| damaged(&error))?;
+        if !matches!(file.compression(), CompressionMethod::Stored | CompressionMethod::Deflated) {
+            let method = file.compression();
+            return Err(bad(format!("packed with {method}; NumPy packs with deflate, or not at all")));
+        }
+        let most = file.compressed_size().saturating_mul(MAX_INFLATION).saturating_add(1);
         let mut bytes = Vec::new();
-        let mut file = match self.zip.zip_archive().by_name(&member) {
-            Ok(file) => file,
-            Err(error) => return Err(bad(format!("the archive is damaged ({error})"))),
-        };
-        file.read_to_end(&mut bytes).map_err(|error| bad(format!("the archive is damaged ({error})")))?;
+        file.take(most).read_to_end(&mut bytes).map_err(|error| damaged(&error))?;
+        if bytes.len() as u64 == most {
+            return Err(damaged(&format!("it unpacks to more than {MAX_INFLATION} times its size")));
+        }
         let array = npy::parse(&bytes).map_err(bad)?;
         Ok(RawArray { bytes: Cow::Owned(array.bytes.into_owned()), ..array })
     }

@@ -1,6 +1,8 @@
 //! Apache Parquet: columns of numbers, booleans and strings. A null is a missing value.
 
+mod footer;
 mod pages;
+mod thrift;
 
 use super::cells::{Collector, Column, shown};
 use super::contain::contain;
@@ -78,6 +80,7 @@ fn open(input: &impl ChunkReader, path: &Path) -> Result<ArrowReaderMetadata, Da
     if input.len() == 0 {
         return Err(DataError::file(path, "the file is empty"));
     }
+    footer::check(input).map_err(|message| DataError::file(path, message))?;
     // The embedded Arrow schema adds nothing that is read here, and would be one more thing to trust.
     let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
     ArrowReaderMetadata::load(input, options)
