@@ -4,7 +4,7 @@ use polytask::log::tensorboard::frame::{FrameError, events, frame, frames};
 use polytask::log::tensorboard::proto::{Datum, Event, Image, Metadata, PluginData, Shape, Tensor, Value, What};
 use polytask::log::tensorboard::writer::{EventWriter, Sink};
 use polytask::log::tensorboard::{Start, TensorBoard};
-use polytask::log::{EvalRecord, HParam, RunInfo, Status, TaskInfo, TrainRecord};
+use polytask::log::{EvalRecord, HParam, RankRecord, RunInfo, Status, TaskInfo, TrainRecord};
 use prost::Message;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
@@ -201,6 +201,13 @@ impl Source<'_> {
             skipped: self.number(),
             checkpoint_ms: Some(self.float()),
             device: None,
+            ranks: (self.byte() % 2 == 0).then(|| self.ranks()),
         }
+    }
+
+    fn ranks(&mut self) -> RankRecord {
+        let own_ms: Vec<f64> = (0..1 + self.byte() % 20).map(|_| self.float()).collect();
+        let slowest = usize::from(self.byte()) % own_ms.len();
+        RankRecord { slowest, slowdown: self.float(), slow: vec![slowest], own_ms }
     }
 }

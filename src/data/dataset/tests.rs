@@ -227,7 +227,9 @@ fn transforms_that_contradict_themselves_or_the_tasks_are_refused() {
     assert_eq!(refused(&|f| drop(f.tasks[1].outputs.pop())), ": task `u`: 2 outputs, expected 3");
     let mut wider = good.clone();
     let FittedTask { outputs, mean, std, .. } = &mut wider.tasks[0];
-    (outputs.push("more".into()), mean.push(0.0), std.push(1.0));
+    outputs.push("more".into());
+    mean.push(0.0);
+    std.push(1.0);
     let error = Dataset::from_tables_with(&config, tables(), &wider).unwrap_err().to_string();
     assert_eq!(error, "task `t`: 1 target values a row, but the model was fitted for 2");
 }
