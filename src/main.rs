@@ -5,13 +5,8 @@ use polytask::cli::{Arguments, report};
 use polytask::comm;
 use polytask::data::sources::panic_is_contained;
 use polytask::error::{self, exit};
-use polytask::ffi::Allocator;
 use std::io::Write;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-#[global_allocator]
-static ALLOCATOR: Allocator = Allocator::new(no_memory);
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -30,7 +25,10 @@ fn abort_all_on_panic() {
         }
         let rank = comm::rank_by_launcher();
         // Most calls of libtorch panic where they fail, and memory that is not there is no bug.
-        give_up_if_short_of_memory(words(info));
+        if let Some(text) = error::shortage(words(info)) {
+            let _ = writeln!(std::io::stderr(), "[rank {rank}] error: {text}");
+            end(exit::DATA);
+        }
         // Not `eprintln!`, which panics where standard error is closed.
         let _ =
             writeln!(std::io::stderr(), "polytask: internal error on rank {rank}; this is a bug, please report it:");
@@ -44,22 +42,6 @@ fn words<'a>(info: &'a std::panic::PanicHookInfo<'_>) -> &'a str {
     let payload = info.payload();
     let text = payload.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or_default()
-}
-
-/// Ends the whole job if this message says that memory is short.
-fn give_up_if_short_of_memory(message: &str) {
-    if let Some(text) = error::shortage(message) {
-        let _ = writeln!(std::io::stderr(), "[rank {}] error: {text}", comm::rank_by_launcher());
-        end(exit::DATA);
-    }
-}
-
-/// Our own code has asked for memory that is not there. If there is not even enough to say so, Rust says it.
-fn no_memory(bytes: usize) {
-    static TOLD: AtomicBool = AtomicBool::new(false);
-    if !TOLD.swap(true, Ordering::Relaxed) {
-        give_up_if_short_of_memory(&format!("tried to allocate {bytes} bytes"));
-    }
 }
 
 /// Ends the whole job.

@@ -1,10 +1,8 @@
 //! The few things we need from libtorch and libc that no safe wrapper offers.
 
-mod allocator;
 mod dispatch;
 mod modes;
 
-pub use allocator::Allocator;
 pub use dispatch::{FusedAdam, fused_adam, is_pinned, pinned};
 pub use modes::{allow_tf32, deterministic, in_full_precision};
 

@@ -40,7 +40,7 @@ fn an_evaluation_that_does_not_fit_names_its_own_key() {
 fn a_model_that_does_not_fit_says_so() {
     let output = limited(&["model.encoder.mlp.widths=[65536, 65536]"]).exits_with(3);
     output.complains_once(&[
-        "not enough memory on this node before the first step, for 32.0 GiB more",
+        "not enough memory on this node before the first step, for 16.0 GiB more",
         "`model.encoder`",
     ]);
 }
