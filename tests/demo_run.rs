@@ -117,7 +117,7 @@ fn eval_record(step: u64, split: &str) -> EvalRecord {
 }
 
 fn session(dir: PathBuf, resume_step: Option<u64>, steps: std::ops::RangeInclusive<u64>) -> Logger {
-    let log = config::Log { every: EVERY, tensorboard: true, image_every: 10, ..config::Log::default() };
+    let log = config::Log { every: EVERY, tensorboard: true, image_every: 10, ..Default::default() };
     let console = Console::plain(Box::new(std::io::stdout()), 110, &info(), resume_step);
     let mut logger = Logger::with_console(console, &dir, info(), resume_step, &log);
     for step in steps {

@@ -75,7 +75,7 @@ fn eval_record(step: u64) -> EvalRecord {
 
 fn session(dir: &Path, resume_step: Option<u64>, steps: std::ops::RangeInclusive<u64>) -> Logger {
     let console = Console::plain(Box::new(std::io::sink()), 100, &info(), resume_step);
-    let log = config::Log { every: 1, tensorboard: true, image_every: 2, ..config::Log::default() };
+    let log = config::Log { every: 1, tensorboard: true, image_every: 2, ..Default::default() };
     let mut logger = Logger::with_console(console, dir, info(), resume_step, &log);
     for step in steps {
         logger.train(&train_record(step));
