@@ -166,7 +166,7 @@ fn a_signal_during_an_evaluation_lets_it_finish() {
 #[test]
 fn a_signal_during_a_checkpoint_stops_with_another_one() {
     // Large enough to be seen while it is written.
-    let case = Case::new(2, &["model.encoder.mlp.widths=[1500, 1500]", "checkpoint.every=3"]);
+    let case = Case::new(2, &["model.encoder.mlp.widths=[400, 400]", "checkpoint.every=3"]);
     let root = case.run.0.join("checkpoints");
     let is_writing = || {
         let names = std::fs::read_dir(&root).into_iter().flatten().flatten();
