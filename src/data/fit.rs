@@ -108,6 +108,9 @@ impl Fitted {
         if total.max(pixels).is_none_or(|n| n > MOST_INPUTS) || total.is_none() || pixels.is_none() {
             return Err(unfit(format!("more than {MOST_INPUTS} inputs")));
         }
+        if let Some(text) = self.text.as_ref().filter(|text| text.ngrams > MOST_NGRAMS) {
+            return Err(unfit(format!("runs of {} words, at most {MOST_NGRAMS} are read", text.ngrams)));
+        }
         for ((name, task), fitted) in config.tasks.iter().zip(&self.tasks) {
             task_fits(task, fitted).map_err(|why| unfit(format!("task `{name}`: {why}")))?;
         }
@@ -126,6 +129,8 @@ impl Fitted {
     }
 }
 
+/// What a configuration may ask for: the time of a text goes by it.
+const MOST_NGRAMS: usize = 10;
 /// More inputs of one row than any model has.
 const MOST_INPUTS: usize = 1 << 31;
 

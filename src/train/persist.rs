@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-/// Most steps, samples and updates of a run: numbers up to here can be counted on, and multiplied by a batch.
+/// Most steps and updates of a run: numbers up to here can be counted on, and multiplied by a batch.
 const MOST: u64 = 1 << 40;
 
 /// Floats that know how to lie in a checkpoint.
@@ -98,15 +98,15 @@ impl RunState {
         if progress.step != step {
             return Err(format!("is of step {}, and the checkpoint of step {step}", progress.step));
         }
-        for (name, found) in [
-            ("step", progress.step),
-            ("samples", progress.samples >> 20),
-            ("skipped", progress.skipped),
-            ("skipped_in_a_row", progress.skipped_in_a_row),
-            ("evaluations_since_best", progress.evaluations_since_best),
-            ("updates", self.updates),
+        for (name, found, most) in [
+            ("step", progress.step, MOST),
+            ("samples", progress.samples, MOST << 20),
+            ("skipped", progress.skipped, MOST),
+            ("skipped_in_a_row", progress.skipped_in_a_row, MOST),
+            ("evaluations_since_best", progress.evaluations_since_best, MOST),
+            ("updates", self.updates, MOST),
         ] {
-            if found > MOST {
+            if found > most {
                 return Err(format!("`{name}` is {found}, more than any run comes to"));
             }
         }

@@ -44,7 +44,6 @@ pub fn all() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         text("resume", "seconds", "state /progress/seconds -1\nstate /updates 18446744073709551615\n"),
         text("resume", "long", "state /progress/seconds 1e300\nstate /progress/samples 18446744073709551615\n"),
         text("resume", "transforms", "transforms /numeric/0/std []\ntransforms /tasks/0/outputs []\ntransforms /image [9,9,9]\n"),
-        text("resume", "words", "transforms /text/ngrams 18446744073709551615\ntransforms /text/words [\"\",\"\"]\n"),
         text("resume", "scales", "transforms /tasks/2/std [0.0]\ntransforms /tasks/1/outputs [\"a\",\"a\"]\n"),
         text("resume", "widths", "transforms /bits/0/width 18446744073709551615\ntransforms /categorical/0/values [\"red\"]\n"),
         text("resume", "balancer", "state /balancer/weighting/history []\nstate /balancer/smooth/0 [null,1.0,2.0]\nstate /balancer/kept [[1.0]]\n"),

@@ -1,7 +1,7 @@
 //! Who waits for whom: from the records of all ranks to one sentence.
 
 use super::flight::{Cause, Flight, OpRecord};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What the records tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +41,8 @@ struct Case<'a> {
 impl<'a> Case<'a> {
     fn new(flights: &'a [Flight]) -> Option<Case<'a>> {
         let size = flights.first()?.size;
-        let missing = (0..size).filter(|rank| flights.iter().all(|f| f.rank != *rank)).collect();
+        let there: BTreeSet<usize> = flights.iter().map(|flight| flight.rank).collect();
+        let missing = (0..size).filter(|rank| !there.contains(rank)).collect();
         let pending = flights.iter().flat_map(|f| {
             f.planes.iter().filter_map(move |plane| Some((f, plane.plane.as_str(), f.pending(&plane.plane)?)))
         });
@@ -179,6 +180,8 @@ impl<'a> Case<'a> {
 
     /// What the main sentence has not said: ranks without a record, failures.
     fn also(&self, told: &[usize]) -> Vec<String> {
+        // A record may claim any number of ranks: no list of them is searched for each.
+        let told: BTreeSet<usize> = told.iter().copied().collect();
         let silent: Vec<usize> = self.missing.iter().copied().filter(|rank| !told.contains(rank)).collect();
         let mut also: Vec<String> = Vec::new();
         if !silent.is_empty() {

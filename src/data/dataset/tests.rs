@@ -222,6 +222,8 @@ fn transforms_that_contradict_themselves_or_the_tasks_are_refused() {
     assert_eq!(refused(&|f| f.numeric[0].mean[0] = f64::NAN), ": column `x`: NaN is no mean, or no deviation");
     assert_eq!(refused(&|f| f.bits = vec![block(usize::MAX), block(2)]), ": more than 2147483648 inputs");
     assert_eq!(refused(&|f| f.image = Some([1 << 20; 3])), ": more than 2147483648 inputs");
+    let text = || Some(super::super::Vocabulary { ngrams: 11, max_tokens: 1, words: vec![] });
+    assert_eq!(refused(&|f| f.text = text()), ": runs of 11 words, at most 10 are read");
     assert_eq!(refused(&|f| f.tasks[0].outputs.clear()), ": task `t`: no outputs");
     assert_eq!(refused(&|f| f.tasks[0].mean.clear()), ": task `t`: 0 means and 1 deviations, expected 1");
     assert_eq!(refused(&|f| drop(f.tasks[1].outputs.pop())), ": task `u`: 2 outputs, expected 3");
