@@ -106,7 +106,7 @@ fn a_crash_of_the_first_write_leaves_nothing_or_the_new_one() {
     let points = crash_everywhere(|_| {}, &new, &[None, Some(&new)]);
     use Point::*;
     let files = [FileFilled, FileWritten].repeat(4);
-    let end = [FileFilled, ManifestWritten, TempSynced, Renamed, RootSynced];
+    let end = [AllWritten, FileFilled, ManifestWritten, TempSynced, Renamed, RootSynced];
     let expected = [&[TempMade][..], &files, &end].concat();
     assert_eq!(points, [&expected[..], &[PointerWritten, PointerPlaced, Done]].concat());
 }
