@@ -69,6 +69,14 @@ pub enum CheckpointError {
         /// What is wrong, and the way out.
         message: String,
     },
+    /// A rank could not write its part.
+    #[error("rank {rank}: {message}")]
+    OnRank {
+        /// The rank.
+        rank: usize,
+        /// Its words, which name the file.
+        message: String,
+    },
 }
 
 impl CheckpointError {

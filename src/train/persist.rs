@@ -1,4 +1,4 @@
-//! The learner as a snapshot, and back. Rank 0 alone touches files; a snapshot does not depend on `W`.
+//! The learner as a snapshot, and back. A snapshot does not depend on `W`.
 
 use super::{Learner, Progress};
 use crate::checkpoint::{CheckpointError, Floats, NamedTensor, Snapshot};
@@ -43,7 +43,7 @@ stored!(f64, F64);
 
 /// A file of tensors in a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum File {
+pub(super) enum File {
     /// Parameters by name.
     Model,
     /// States of the optimizer, `state.name`.
@@ -53,7 +53,11 @@ enum File {
 }
 
 impl File {
-    fn stem(self) -> &'static str {
+    /// Those with states, of which every rank has a part.
+    pub(super) const STATES: [File; 2] = [File::Optim, File::Balance];
+
+    /// The first part of its name.
+    pub(super) fn stem(self) -> &'static str {
         match self {
             File::Model => "model",
             File::Optim => "optim",
@@ -104,17 +108,40 @@ pub struct Gathered<F> {
 }
 
 /// Where a parameter lies in the flat vectors.
-struct Place {
-    name: String,
-    shape: Vec<usize>,
+pub(super) struct Place {
+    pub name: String,
+    pub shape: Vec<usize>,
     range: Range<usize>,
-    shared: bool,
+    pub shared: bool,
 }
+
+impl Place {
+    pub fn of(params: &Params, entry: &Entry) -> Place {
+        Place {
+            name: entry.name.clone(),
+            shape: entry.shape.clone(),
+            range: entry.range.clone(),
+            shared: params.is_shared(entry),
+        }
+    }
+}
+
+/// Tensors and small state of a checkpoint, by file stem.
+type Parts = (BTreeMap<String, Vec<NamedTensor>>, BTreeMap<String, Value>);
 
 impl<F: Stored> Gathered<F> {
     /// Cuts the vectors into named tensors.
     pub fn snapshot(self) -> Snapshot {
-        let mut tensors = BTreeMap::from([(File::Optim.stem().to_string(), Vec::new())]);
+        let step = self.step;
+        let (mut tensors, json) = self.parts();
+        // There may be no states; there is a file of them.
+        tensors.entry(File::Optim.stem().into()).or_default();
+        Snapshot { step, tensors, json }
+    }
+
+    /// As [`Self::snapshot`], of files that have something in them.
+    pub(super) fn parts(self) -> Parts {
+        let mut tensors: BTreeMap<String, Vec<NamedTensor>> = BTreeMap::new();
         for (file, prefix, flat) in self.vectors {
             let held = self.places.iter().filter(|place| file != File::Balance || place.shared);
             let named = held.map(|place| NamedTensor {
@@ -124,7 +151,7 @@ impl<F: Stored> Gathered<F> {
             });
             tensors.entry(file.stem().to_string()).or_default().extend(named);
         }
-        Snapshot { step: self.step, tensors, json: self.json }
+        (tensors, self.json)
     }
 }
 
@@ -151,10 +178,20 @@ impl<F: Stored> Learner<F> {
                 vectors.push((file, format!("{name}."), whole));
             }
         }
-        vectors.push((File::Model, String::new(), self.parameters(comm)?));
-        if !comm.world().is_main() {
-            return Ok(None);
-        }
+        let Some(model) = self.parameters_on_main(comm)? else { return Ok(None) };
+        vectors.push((File::Model, String::new(), model));
+        Ok(Some(self.gathered(vectors, config, fitted, progress, source_sizes)))
+    }
+
+    /// What is written of these vectors, and the small state.
+    pub(super) fn gathered(
+        &self,
+        vectors: Vec<(File, String, Vec<F>)>,
+        config: &Config,
+        fitted: &Fitted,
+        progress: &Progress,
+        source_sizes: &[u64],
+    ) -> Gathered<F> {
         let state = RunState {
             progress: progress.clone(),
             balancer: self.balancer.save(),
@@ -164,19 +201,13 @@ impl<F: Stored> Learner<F> {
             version: env!("CARGO_PKG_VERSION").into(),
         };
         let params = &self.model.params;
-        let place = |e: &Entry| Place {
-            name: e.name.clone(),
-            shape: e.shape.clone(),
-            range: e.range.clone(),
-            shared: params.is_shared(e),
-        };
         let json = BTreeMap::from([
             ("state".into(), json(&state)),
             ("transforms".into(), json(fitted)),
             ("config".into(), json(config)),
         ]);
-        let places = params.entries.iter().map(place).collect();
-        Ok(Some(Gathered { step: progress.step, vectors, places, json }))
+        let places = params.entries.iter().map(|entry| Place::of(params, entry)).collect();
+        Gathered { step: progress.step, vectors, places, json }
     }
 
     /// As [`Self::gather`], as a snapshot.
@@ -198,7 +229,7 @@ impl<F: Stored> Learner<F> {
     }
 
     /// All states that are sharded: file, name, this rank's part.
-    fn shards(&self) -> Vec<(File, String, Cow<'_, [F]>)> {
+    pub(super) fn shards(&self) -> Vec<(File, String, Cow<'_, [F]>)> {
         let optim: Vec<Cow<'_, [F]>> = match self.tensor_states() {
             Some(states) => states.into_iter().map(Cow::Owned).collect(),
             None => vec![Cow::Borrowed(&self.optimizer.first), Cow::Borrowed(&self.optimizer.second)],
@@ -225,6 +256,21 @@ impl<F: Stored> Learner<F> {
         }
     }
 
+    /// As [`Self::parameters`], on rank 0 alone: elsewhere nothing is copied.
+    ///
+    /// # Collective
+    /// All ranks.
+    ///
+    /// # Errors
+    /// If a collective fails.
+    pub(super) fn parameters_on_main(&self, comm: &dyn Collective) -> Result<Option<Vec<F>>, CommError> {
+        let is_main = comm.world().is_main();
+        if !is_main && self.masters().is_none() {
+            return Ok(None);
+        }
+        self.parameters(comm).map(|flat| is_main.then_some(flat))
+    }
+
     /// A vector of the whole flat buffer from all ranks' shards of it.
     fn gather_shard(&self, shard: &[F], comm: &dyn Collective) -> Result<Vec<F>, CommError> {
         let n = self.model.params.flat.numel();
@@ -247,43 +293,75 @@ impl<F: Stored> Learner<F> {
 
     /// Takes over a snapshot that rank 0 has read; the other ranks pass `None`. Works for any `W`.
     ///
+    /// A snapshot without states of the optimizer means that every rank sees the folder: each then reads its own part of all
+    /// states from there.
+    ///
     /// # Collective
     /// All ranks.
     ///
     /// # Errors
-    /// On rank 0 and then on all: tensors or state that do not fit this model.
+    /// On one rank and then on all: tensors or state that do not fit this model.
     pub fn restore(&mut self, from: Option<(&Path, &Snapshot)>, comm: &dyn Collective) -> Result<RunState> {
+        let states_stay = |(_, snapshot): &(&Path, &Snapshot)| !snapshot.tensors.contains_key(File::Optim.stem());
+        let place = from.filter(states_stay).map(|(path, _)| std::path::absolute(path).unwrap_or_else(|_| path.into()));
+        let mut place = serde_json::to_vec(&place).unwrap_or_default();
+        comm.broadcast(&mut place)?;
+        let place: Option<PathBuf> = serde_json::from_slice(&place).unwrap_or_default();
+
         let mut names = vec![(File::Model, String::new())];
-        names.extend(self.shards().into_iter().map(|(file, name, _)| (file, name)));
-        let loaded = crate::comm::agree(comm, from.map(|f| self.read_snapshot(f, &names)).transpose())?;
-        let (mut vectors, state) = match loaded {
+        if place.is_none() {
+            names.extend(self.shards().into_iter().map(|(file, name, _)| (file, name)));
+        }
+        let (flat, whole, state) = self.from_main(from, &names, comm)?;
+        let states = match place {
+            Some(dir) => crate::comm::agree(comm, self.read_states(&dir, comm))?,
+            None => whole.iter().map(|whole| self.cut_out(whole, comm)).collect(),
+        };
+        let bad = |message: String| CheckpointError::Bad { path: PathBuf::from("state.json"), message };
+        self.balancer.load(&state.balancer).map_err(bad)?;
+        self.optimizer.updates = state.updates;
+        let mut states = states;
+        let of_shard = states.split_off(self.optimizer.states().len());
+        self.take_over(&flat, states);
+        if let Some(method) = &mut self.shard {
+            method.load(&state.shard).map_err(bad)?;
+            for ((_, shard), values) in method.state_mut().into_iter().zip(of_shard) {
+                *shard = values;
+            }
+        }
+        Ok(state)
+    }
+
+    /// What rank 0 finds in a snapshot, on all ranks: the flat parameters, the other vectors of these names, and the small
+    /// state.
+    #[expect(clippy::type_complexity, reason = "used once")]
+    fn from_main(
+        &self,
+        from: Option<(&Path, &Snapshot)>,
+        names: &[(File, String)],
+        comm: &dyn Collective,
+    ) -> Result<(Vec<F>, Vec<Vec<F>>, RunState)> {
+        let loaded = crate::comm::agree(comm, from.map(|f| self.read_snapshot(f, names)).transpose())?;
+        let (mut vectors, mut state) = match loaded {
             Some((vectors, state)) => (vectors, serde_json::to_vec(&state).unwrap_or_default()),
             None => (vec![Vec::new(); names.len()], Vec::new()),
         };
-        let mut state = state;
         comm.broadcast(&mut state)?;
         for vector in &mut vectors {
             let mut bytes = bytemuck::cast_slice::<F, u8>(vector).to_vec();
             comm.broadcast(&mut bytes)?;
             *vector = bytes.chunks_exact(size_of::<F>()).map(bytemuck::pod_read_unaligned).collect();
         }
-        let bad = |message: String| CheckpointError::Bad { path: PathBuf::from("state.json"), message };
-        let state: RunState = serde_json::from_slice(&state).map_err(|e| bad(e.to_string()))?;
-        self.balancer.load(&state.balancer).map_err(bad)?;
-        self.optimizer.updates = state.updates;
-        let blocks: Vec<_> = self.model.params.segments.iter().map(|s| self.block(&s.range, comm)).collect();
-        let mine =
-            |whole: &Vec<F>| -> Vec<F> { blocks.iter().flat_map(|b| whole[b.clone()].iter().copied()).collect() };
-        let n_states = self.optimizer.states().len();
-        let states: Vec<Vec<F>> = vectors[1..=n_states].iter().map(mine).collect();
-        self.take_over(&vectors[0], states);
-        if let Some(method) = &mut self.shard {
-            method.load(&state.shard).map_err(bad)?;
-            for ((_, shard), whole) in method.state_mut().into_iter().zip(&vectors[1 + n_states..]) {
-                *shard = mine(whole);
-            }
-        }
-        Ok(state)
+        let bad = |e: serde_json::Error| CheckpointError::Bad { path: "state.json".into(), message: e.to_string() };
+        let state = serde_json::from_slice(&state).map_err(bad)?;
+        let states = vectors.split_off(1);
+        Ok((vectors.pop().unwrap_or_default(), states, state))
+    }
+
+    /// This rank's shard of a whole vector.
+    fn cut_out(&self, whole: &[F], comm: &dyn Collective) -> Vec<F> {
+        let segments = self.model.params.segments.iter();
+        segments.flat_map(|s| whole[self.block(&s.range, comm)].iter().copied()).collect()
     }
 
     /// Parameters and optimizer states as flat vectors, and the small state.
@@ -326,27 +404,28 @@ fn flat_from<F: Stored>(
     prefix: &str,
     file: &Path,
 ) -> Result<Vec<F>, CheckpointError> {
-    let bad = |message: String| CheckpointError::Bad { path: file.into(), message };
     let by_name: BTreeMap<&str, &NamedTensor> = tensors.iter().map(|t| (t.name.as_str(), t)).collect();
     let mut flat = vec![F::default(); params.flat.numel()];
     for entry in params.entries.iter().filter(|e| of.holds(params, e)) {
         let name = format!("{prefix}{}", entry.name);
-        let tensor = by_name.get(name.as_str()).ok_or_else(|| {
-            bad(format!(
-                "tensor `{name}` is missing\n  hint: the model of the configuration is not the one that was saved"
-            ))
-        })?;
-        if tensor.shape != entry.shape {
-            let message = format!(
-                "tensor `{name}` has shape {:?}, the model needs {:?}\n  hint: the model of the configuration is not \
-                 the one that was saved",
-                tensor.shape, entry.shape
-            );
-            return Err(bad(message));
+        let tensor = by_name.get(name.as_str());
+        fits(&name, tensor.map(|tensor| &tensor.shape[..]), &entry.shape, file)?;
+        if let Some(tensor) = tensor {
+            flat[entry.range.clone()].copy_from_slice(&F::read(&tensor.data));
         }
-        flat[entry.range.clone()].copy_from_slice(&F::read(&tensor.data));
     }
     Ok(flat)
+}
+
+/// A tensor of a file is there, in the shape that the model needs.
+pub(super) fn fits(name: &str, found: Option<&[usize]>, needed: &[usize], file: &Path) -> Result<(), CheckpointError> {
+    let what = match found {
+        Some(shape) if shape == needed => return Ok(()),
+        Some(shape) => format!("has shape {shape:?}, the model needs {needed:?}"),
+        None => "is missing".into(),
+    };
+    let hint = "hint: the model of the configuration is not the one that was saved";
+    Err(CheckpointError::Bad { path: file.into(), message: format!("tensor `{name}` {what}\n  {hint}") })
 }
 
 fn missing(path: &Path, file: &str) -> CheckpointError {
