@@ -123,7 +123,8 @@ impl Archive {
             let at = span.at + (wanted.start - span.values.start) as u64 * tensor.dtype.bytes();
             let part = file.seek(SeekFrom::Start(at)).and_then(|_| tensor.dtype.read(file, wanted.len()));
             // All parts have this tensor's kind of float.
-            whole = pieces::append(whole, part.map_err(CheckpointError::io(&path))?).unwrap_or_else(|| tensor.dtype.none());
+            whole =
+                pieces::append(whole, part.map_err(CheckpointError::io(&path))?).unwrap_or_else(|| tensor.dtype.none());
         }
         if whole.len() != range.len() {
             let message = format!("tensor `{name}` of `{stem}` has no values {range:?}");

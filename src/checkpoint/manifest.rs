@@ -221,7 +221,8 @@ mod tests {
         assert_eq!(Manifest::parse(newer).unwrap_err(), message);
         // A reader of whole files alone must not take pieces for foreign names.
         let part = |rank| entry(&pieces_name("optim", rank, 2));
-        let (whole, parts) = (Manifest::new(1, vec![entry("optim.safetensors")]), Manifest::new(1, vec![part(0), part(1)]));
+        let (whole, parts) =
+            (Manifest::new(1, vec![entry("optim.safetensors")]), Manifest::new(1, vec![part(0), part(1)]));
         assert_eq!((whole.format, parts.format), (WHOLE, SHARDED));
         let text = parts.render().replace("\"format\": 2", "\"format\": 1");
         assert_eq!(Manifest::parse(text.as_bytes()).unwrap_err(), "format 1, expected 2");

@@ -74,7 +74,13 @@ pub(super) struct Row {
 
 impl Row {
     /// The next piece, which must lie where the one before ended.
-    pub(super) fn add(&mut self, name: &str, shape: &[usize], start: usize, n: usize) -> std::result::Result<(), String> {
+    pub(super) fn add(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        start: usize,
+        n: usize,
+    ) -> std::result::Result<(), String> {
         let (whole, at) = self.so_far.get_or_insert_with(|| (shape.to_vec(), 0));
         if whole != shape {
             return Err(format!("tensor `{name}` has shape {shape:?}, and {whole:?} in the file before"));
@@ -204,7 +210,10 @@ mod tests {
         refused(&|f| f[1].1[0].start = 2, "second: tensor `z` goes on at value 2, expected 3");
         refused(&|f| f[1].1[1] = piece("a", &[2], 0, &[5.0]), "second: tensor `a` of shape [2] ends after 1 values");
         refused(&|f| f[1].1[0].shape = vec![4], "second: tensor `z` has shape [4], and [2, 2] in the file before");
-        refused(&|f| f[1].1[0].data = Floats::F64(vec![4.0]), "second: tensor `z` is in 32 bits in one file and in 64 in another");
+        refused(
+            &|f| f[1].1[0].data = Floats::F64(vec![4.0]),
+            "second: tensor `z` is in 32 bits in one file and in 64 in another",
+        );
         let other = "does not list the tensors of the other ranks' files, first";
         refused(&|f| drop(f[1].1.pop()), &format!("second: {other} `a`"));
         refused(&|f| f[1].1.swap(0, 1), &format!("second: {other} `z`"));
@@ -218,7 +227,10 @@ mod tests {
         let (tensors, _) = pack(vec![piece("z", &[1], 0, &[1.0])]);
         for (metadata, message) in [
             (tensors::plain(), "header: no `pieces` in the metadata"),
-            ([(KEY.to_string(), "{}".to_string())].into(), "header: `pieces` in the metadata says nothing of tensor `z`"),
+            (
+                [(KEY.to_string(), "{}".to_string())].into(),
+                "header: `pieces` in the metadata says nothing of tensor `z`",
+            ),
         ] {
             let mut bytes = Vec::new();
             tensors::write(&tensors, &metadata, &mut bytes).unwrap();

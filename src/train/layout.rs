@@ -50,7 +50,9 @@ fn blind(root: &Path, comm: &dyn Collective) -> std::result::Result<Option<(usiz
     let mine = match &probe {
         Some(Err(e)) => e.to_string(),
         _ if word.is_empty() => "rank 0 cannot write there".into(),
-        _ => look(root, &String::from_utf8_lossy(&word), comm.world().rank).err().map_or_else(String::new, |e| e.to_string()),
+        _ => look(root, &String::from_utf8_lossy(&word), comm.world().rank)
+            .err()
+            .map_or_else(String::new, |e| e.to_string()),
     };
     let all = comm.all_gather_bytes(mine.as_bytes())?;
     let first = all.iter().position(|words| !words.is_empty());
@@ -142,7 +144,10 @@ train: {{epochs: 1}}
             let error = refused.unwrap_err();
             let words = error.to_string();
             assert!(!error.is_local() && error.exit_code() == 2);
-            assert!(words.contains("rank 1 does not see what rank 0 writes there: ") && words.contains("\n  hint: "), "{words}");
+            assert!(
+                words.contains("rank 1 does not see what rank 0 writes there: ") && words.contains("\n  hint: "),
+                "{words}"
+            );
         }
         // Another file system under the same names.
         let file = roots[0].path().join("file");

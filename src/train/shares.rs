@@ -69,7 +69,8 @@ impl<F: Stored> Learner<F> {
         let model = self.parameters_on_main(comm)?;
         let model = model.map(|flat| vec![(File::Model, String::new(), flat)]);
         let rest = model.map(|vectors| self.gathered(vectors, config, fitted, progress, source_sizes));
-        let shards = self.shards().into_iter().map(|(file, name, shard)| (file, format!("{name}."), shard.into_owned()));
+        let shards =
+            self.shards().into_iter().map(|(file, name, shard)| (file, format!("{name}."), shard.into_owned()));
         Ok(Cut { world: comm.world(), shards: shards.collect(), parts: self.parts(comm), rest })
     }
 
@@ -84,7 +85,9 @@ impl<F: Stored> Learner<F> {
                 let range = entry.range.start.max(block.start)..entry.range.end.min(block.end);
                 let (start, local) = match range.is_empty() {
                     true => (0, 0..0),
-                    false => (range.start - entry.range.start, at + range.start - block.start..at + range.end - block.start),
+                    false => {
+                        (range.start - entry.range.start, at + range.start - block.start..at + range.end - block.start)
+                    }
                 };
                 parts.push(Part { place: Place::of(params, entry), start, local });
             }

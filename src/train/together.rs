@@ -48,7 +48,9 @@ pub(super) fn read(dir: &Path, comm: &dyn Collective) -> Result<std::result::Res
     let found = tell(verified.as_ref().err(), comm)?;
     Ok(read.and_then(|snapshot| {
         verified?;
-        found.map_or(Ok(snapshot), |Damage { file, message }| Err(CheckpointError::Bad { path: dir.join(file), message }))
+        found.map_or(Ok(snapshot), |Damage { file, message }| {
+            Err(CheckpointError::Bad { path: dir.join(file), message })
+        })
     }))
 }
 
