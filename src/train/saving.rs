@@ -6,12 +6,13 @@
 //! of the files, or the folder goes. Writers never talk to other ranks.
 
 use super::layout;
-use crate::checkpoint::{self, CheckpointError, FileInfo, Keep, Order, Point, Report, Share, Snapshot, Work, Writer};
+use crate::checkpoint::{self, CheckpointError, FileInfo, Keep, Order, Point, Report, Share, Snapshot, Work, Writer, Written};
 use crate::comm::{Collective, CommError};
 use crate::config::{self, Config};
 use crate::error::{Error, Result};
 use crate::fault;
 use crate::log::Logger;
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -42,7 +43,7 @@ enum Stage {
     /// This rank writes its files.
     Writing,
     /// This rank is done with its files, and the others have not been told.
-    Written(Result<Vec<FileInfo>, CheckpointError>),
+    Written(Result<Told, CheckpointError>),
     /// It has failed before anything was written.
     Failed(CheckpointError),
 }
@@ -50,7 +51,21 @@ enum Stage {
 struct Ordered {
     step: u64,
     best: bool,
-    at: Instant,
+    /// How long the slowest rank has taken for its part.
+    seconds: f64,
+}
+
+impl Ordered {
+    fn new(step: u64, best: bool) -> Self {
+        Ordered { step, best, seconds: 0.0 }
+    }
+}
+
+/// What a rank tells of its part.
+#[derive(Serialize, Deserialize)]
+struct Told {
+    files: Vec<FileInfo>,
+    seconds: f64,
 }
 
 impl<'a> Saver<'a> {
@@ -77,7 +92,7 @@ impl<'a> Saver<'a> {
             sharded,
             root,
             stage: Stage::Whole,
-            ordered: Ordered { step: 0, best: false, at: Instant::now() },
+            ordered: Ordered::new(0, false),
             config: config.checkpoint.clone(),
             last: Instant::now(),
             held: None,
@@ -98,7 +113,7 @@ impl<'a> Saver<'a> {
 
     /// Hands a checkpoint to the writer. There must be none in flight: [`Self::wait`] comes first.
     pub fn order(&mut self, step: u64, best: bool, snapshot: impl FnOnce() -> Snapshot + Send + 'static) {
-        self.ordered = Ordered { step, best, at: Instant::now() };
+        self.ordered = Ordered::new(step, best);
         let (best, keep) = (self.marks(), self.keep());
         if let Some(writer) = &mut self.writer {
             writer.start(Order { step, work: Work::Whole { snapshot: Box::new(snapshot), best, keep } });
@@ -114,7 +129,7 @@ impl<'a> Saver<'a> {
     /// # Errors
     /// If the collective fails.
     pub fn begin(&mut self, step: u64, best: bool) -> Result<Option<PathBuf>> {
-        self.ordered = Ordered { step, best, at: Instant::now() };
+        self.ordered = Ordered::new(step, best);
         let world = self.comm.world();
         let mut strike = |point: Point| {
             fault::strike_writing(step, point, 1, world);
@@ -234,7 +249,7 @@ impl<'a> Saver<'a> {
     /// Takes a report of the writer; it is given back if the checkpoint ends with it.
     fn landed(&mut self, report: Report) -> Option<Report> {
         if matches!(self.stage, Stage::Writing) {
-            self.stage = Stage::Written(report.result.map(|written| written.files));
+            self.stage = Stage::Written(report.result.map(|Written { files, seconds, .. }| Told { files, seconds }));
             return None;
         }
         Some(report)
@@ -255,17 +270,20 @@ impl<'a> Saver<'a> {
     fn settled(&mut self) -> Result<Option<Report>, CommError> {
         let step = self.ordered.step;
         let mine = match std::mem::replace(&mut self.stage, Stage::Whole) {
-            Stage::Written(files) => files.map_err(|e| e.to_string()),
+            Stage::Written(told) => told.map_err(|e| e.to_string()),
             _ => Err("nothing was written".into()),
         };
         let all = self.comm.all_gather_bytes(&serde_json::to_vec(&mine).unwrap_or_default())?;
-        let parse = |bytes: &Vec<u8>| -> std::result::Result<Vec<FileInfo>, String> {
+        let parse = |bytes: &Vec<u8>| -> std::result::Result<Told, String> {
             serde_json::from_slice(bytes).unwrap_or_else(|e| Err(e.to_string()))
         };
         let mut files = Vec::new();
         for (rank, told) in all.iter().map(parse).enumerate() {
             match told {
-                Ok(of_rank) => files.extend(of_rank),
+                Ok(told) => {
+                    files.extend(told.files);
+                    self.ordered.seconds = self.ordered.seconds.max(told.seconds);
+                }
                 Err(message) => {
                     if self.comm.world().is_main() {
                         checkpoint::undo(&self.root, step);
@@ -293,8 +311,7 @@ impl<'a> Saver<'a> {
                 "warning: no checkpoint at step {step}: {e}; training goes on, and tries again when the next one is due"
             )),
             Ok(written) => {
-                // Of two parts the second one's time is but a part.
-                let seconds = if self.sharded { self.ordered.at.elapsed().as_secs_f64() } else { written.seconds };
+                let seconds = self.ordered.seconds + written.seconds;
                 self.longest_write = self.longest_write.max(Duration::try_from_secs_f64(seconds).unwrap_or_default());
                 tracing::debug!("checkpoint of step {step} written in {seconds:.2} s");
                 for warning in written.warnings {
