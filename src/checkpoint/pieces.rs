@@ -174,7 +174,9 @@ mod tests {
         Piece { name: name.into(), shape: shape.to_vec(), start, data: Floats::F32(values.to_vec()) }
     }
 
-    fn two_ranks() -> Vec<(PathBuf, Vec<Piece>)> {
+    type Files = Vec<(PathBuf, Vec<Piece>)>;
+
+    fn two_ranks() -> Files {
         let first = vec![piece("z", &[2, 2], 0, &[1.0, 2.0, 3.0]), piece("a", &[2], 0, &[])];
         let second = vec![piece("z", &[2, 2], 3, &[4.0]), piece("a", &[2], 0, &[5.0, 6.0])];
         vec![("first".into(), first), ("second".into(), second)]
@@ -201,7 +203,7 @@ mod tests {
 
     #[test]
     fn pieces_that_do_not_fit_together_are_refused_with_the_name_of_the_file() {
-        let refused = |change: &dyn Fn(&mut Vec<(PathBuf, Vec<Piece>)>), message: &str| {
+        let refused = |change: &dyn Fn(&mut Files), message: &str| {
             let mut files = two_ranks();
             change(&mut files);
             assert_eq!(assemble(files).unwrap_err().to_string(), message);

@@ -9,6 +9,7 @@ pub mod persist;
 pub mod phases;
 mod progress;
 mod replicas;
+mod restore;
 mod saving;
 pub mod setup;
 mod shares;

@@ -6,7 +6,9 @@
 //! of the files, or the folder goes. Writers never talk to other ranks.
 
 use super::layout;
-use crate::checkpoint::{self, CheckpointError, FileInfo, Keep, Order, Point, Report, Share, Snapshot, Work, Writer, Written};
+use crate::checkpoint::{
+    self, CheckpointError, FileInfo, Keep, Order, Point, Report, Share, Snapshot, Work, Writer, Written,
+};
 use crate::comm::{Collective, CommError};
 use crate::config::{self, Config};
 use crate::error::{Error, Result};

@@ -143,6 +143,79 @@ fn parts(files: &[FileInfo], ranks: usize) -> Vec<Vec<FileInfo>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::{Floats, NamedTensor, Piece, Share, begin, finish, write_share};
+    use crate::comm::Threads;
+    use std::fs;
+
+    /// A checkpoint of two ranks with a model and a state of the optimizer.
+    fn checkpoint(root: &Path) -> PathBuf {
+        let temp = begin(root, 7, &mut |_| Ok(())).unwrap();
+        let row =
+            |name: &str, n: usize| NamedTensor { name: name.into(), shape: vec![n], data: Floats::F32(vec![1.5; n]) };
+        let files = [0, 1].map(|rank| {
+            let half = Piece { name: "m.a".into(), shape: vec![4], start: 2 * rank, data: Floats::F32(vec![0.5; 2]) };
+            let mut share = Share {
+                rank,
+                of: 2,
+                pieces: [("optim".to_string(), vec![half])].into(),
+                tensors: [].into(),
+                json: [].into(),
+            };
+            if rank == 0 {
+                share.tensors.insert("model".into(), vec![row("a", 4)]);
+                share.json.insert("state".into(), serde_json::json!({ "x": 1 }));
+            }
+            write_share(&temp, share, &mut |_| Ok(())).unwrap()
+        });
+        finish(root, 7, files.concat(), &mut |_| Ok(())).unwrap()
+    }
+
+    /// What rank 0 of three reads.
+    fn read_by_three(dir: &Path) -> std::result::Result<Snapshot, CheckpointError> {
+        let all = Threads::run(3, |comm| {
+            if !comm.world().is_main() {
+                serve(&comm).unwrap();
+                return None;
+            }
+            let read = read(dir, &comm).unwrap();
+            done(&comm).unwrap();
+            Some(read)
+        });
+        all.into_iter().next().flatten().unwrap()
+    }
+
+    #[test]
+    fn states_stay_where_every_rank_sees_them_and_any_damaged_file_is_named() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = checkpoint(root.path());
+        let whole = checkpoint::read(&dir).unwrap();
+        let mut expected = whole.clone();
+        expected.tensors.remove("optim");
+        assert_eq!(read_by_three(&dir).unwrap(), expected);
+        for file in checkpoint::files(&dir).unwrap().into_iter().map(|file| dir.join(file.name)) {
+            let bytes = fs::read(&file).unwrap();
+            for change in [bytes.len() - 1, 20] {
+                let mut damaged = bytes.clone();
+                // A digit or a letter, so that headers and JSON still parse.
+                damaged[change.min(bytes.len() - 1)] ^= 1;
+                fs::write(&file, damaged).unwrap();
+                let error = read_by_three(&dir).unwrap_err().to_string();
+                assert!(error.starts_with(&format!("{}: ", file.display())), "{error}");
+            }
+            fs::write(&file, bytes).unwrap();
+        }
+        assert!(read_by_three(&root.path().join("none")).is_err());
+
+        // A rank that does not see the folder: rank 0 reads everything.
+        let all = Threads::run(2, |comm| {
+            if comm.world().is_main() {
+                return Some(read(&dir, &comm).unwrap().unwrap());
+            }
+            assert!(say(None, &comm).unwrap().is_some() && !super::all(false, &comm).unwrap());
+            None
+        });
+        assert_eq!(all[0].as_ref(), Some(&whole));
+    }
 
     #[test]
     fn ranks_have_about_as_much_to_verify_and_rank_0_what_it_reads() {

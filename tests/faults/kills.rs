@@ -142,7 +142,7 @@ fn two_ranks_killed_at_every_instant_of_writing_their_shares_continue_to_the_sam
         ("pointer_written@18:0", 16),
         ("done@20:0", 20),
         ("best_marked@24:0", 24),
-        ("unnamed@28:0", 28),
+        ("unnamed@30:0", 30),
         ("pruned@32:0", 32),
         // The last one, for which the ranks wait.
         ("file_written=2@40:1", 38),
