@@ -144,9 +144,11 @@ impl<'a, F: Stored> Session<'a, F> {
 
     fn run(mut self, stop: &StopFlag) -> Result<Outcome> {
         let outcome = self.train(stop);
-        if !outcome.as_ref().is_err_and(Error::is_local) {
-            // What is in flight needs the other ranks to become a checkpoint.
+        if matches!(outcome, Err(Error::Guard(_))) {
+            // All ranks are here: what is in flight needs them to become a checkpoint.
             self.saver.wait(&mut self.logger)?;
+        }
+        if !outcome.as_ref().is_err_and(Error::is_local) {
             self.learner.close_exchange();
         }
         outcome
