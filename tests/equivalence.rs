@@ -4,6 +4,8 @@
 
 #[path = "equivalence/fixture.rs"]
 mod fixture;
+#[path = "equivalence/layouts.rs"]
+mod layouts;
 #[path = "equivalence/modes.rs"]
 mod modes;
 #[path = "equivalence/recompute.rs"]

@@ -30,6 +30,9 @@ mod retention;
 #[allow(dead_code, reason = "all of it is used by the tests under mpirun")]
 #[path = "mpirun/sandbox.rs"]
 mod sandbox;
+#[cfg(feature = "mpi")]
+#[path = "faults/shares.rs"]
+mod shares;
 #[path = "faults/stop.rs"]
 mod stop;
 #[path = "faults/stragglers.rs"]

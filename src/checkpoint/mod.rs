@@ -11,14 +11,19 @@
 //! └── best                    name of the folder of the best evaluation
 //! ```
 //!
+//! Where all ranks write, `optim` and `balance` are cut into a file per rank ([`Piece`]); whoever reads gets the same tensors.
+//!
 //! **A crash at any instant leaves a checkpoint that opens.** A folder is written under a temporary name, synced to
 //! disk file by file, renamed, and only then named by `latest`; what was there before is not touched until then.
 //! [`latest`] trusts no folder whose sizes and hashes do not fit its manifest, and falls back to an older one.
-//! Only rank 0 writes, from a thread of its own ([`Writer`]) while training goes on; any number of ranks reads.
+//! Rank 0 writes, or all ranks write their [`Share`] of it, each from a thread of its own ([`Writer`]) while training goes on;
+//! any number of ranks reads, all of it ([`read()`]) or ranges ([`Archive`]).
 
+mod archive;
 mod durable;
 mod folder;
 mod manifest;
+mod pieces;
 mod point;
 mod prune;
 mod read;
@@ -30,14 +35,17 @@ mod tests;
 mod write;
 mod writer;
 
+pub use archive::Archive;
 pub use folder::{best, mark_best};
+pub use manifest::FileInfo;
+pub use pieces::Piece;
 pub use point::Point;
 pub use prune::{Keep, prune};
-pub use read::{Found, latest, read, verify};
+pub use read::{Candidates, Found, latest, read, verify};
 pub use state::{State, float, floats, read_float, read_floats};
-pub use survey::{FileInfo, Survey, Surveyed, files, survey};
-pub use write::{write, write_with};
-pub use writer::{Order, Report, Writer, Written};
+pub use survey::{Survey, Surveyed, files, survey};
+pub use write::{Share, begin, finish, undo, write, write_share, write_with};
+pub use writer::{Order, Report, Work, Writer, Written};
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -59,6 +67,14 @@ pub enum CheckpointError {
         /// The file or folder.
         path: PathBuf,
         /// What is wrong, and the way out.
+        message: String,
+    },
+    /// A rank could not write its part.
+    #[error("rank {rank}: {message}")]
+    OnRank {
+        /// The rank.
+        rank: usize,
+        /// Its words, which name the file.
         message: String,
     },
 }

@@ -3,12 +3,15 @@
 /// An instant, in the order in which they come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Point {
-    /// The temporary folder is there, empty.
+    /// The temporary folder is there, empty. On rank 0 alone, as all instants but those of files.
     TempMade,
-    /// One more file has its content, which may not be on the disk (once per file, the manifest included).
+    /// One more file has its content, which may not be on the disk (once per file that the rank writes, the manifest
+    /// included).
     FileFilled,
-    /// One more file is on the disk (once per file but the manifest).
+    /// One more file is on the disk (once per file that the rank writes but the manifest).
     FileWritten,
+    /// The files of all ranks are on the disk, and no manifest.
+    AllWritten,
     /// The manifest is on the disk.
     ManifestWritten,
     /// The temporary folder is complete and on the disk.
@@ -35,10 +38,11 @@ pub enum Point {
 
 impl Point {
     /// All points, in order.
-    pub const ALL: [Point; 14] = [
+    pub const ALL: [Point; 15] = [
         Point::TempMade,
         Point::FileFilled,
         Point::FileWritten,
+        Point::AllWritten,
         Point::ManifestWritten,
         Point::TempSynced,
         Point::OldMovedAside,
@@ -58,6 +62,7 @@ impl Point {
             Point::TempMade => "temp_made",
             Point::FileFilled => "file_filled",
             Point::FileWritten => "file_written",
+            Point::AllWritten => "all_written",
             Point::ManifestWritten => "manifest_written",
             Point::TempSynced => "temp_synced",
             Point::OldMovedAside => "old_moved_aside",
@@ -80,7 +85,7 @@ mod tests {
     #[test]
     fn all_points_are_listed_in_order_under_different_names() {
         assert!(Point::ALL.is_sorted_by(|a, b| a < b));
-        assert_eq!(Point::ALL[13] as usize, 13, "the last one is there, and so are those between");
+        assert_eq!(Point::ALL[14] as usize, 14, "the last one is there, and so are those between");
         let mut names = Point::ALL.map(Point::name);
         names.sort();
         assert!(names.is_sorted_by(|a, b| a < b));

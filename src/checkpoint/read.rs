@@ -2,8 +2,8 @@
 
 use super::durable::HashReader;
 use super::folder::{self, Entry, LATEST};
-use super::manifest::{Content, FileEntry, Manifest};
-use super::{CheckpointError, Result, Snapshot, tensors};
+use super::manifest::{Content, FileInfo, Manifest};
+use super::{CheckpointError, Result, Snapshot, pieces, tensors};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -23,18 +23,29 @@ pub struct Found {
     pub warnings: Vec<String>,
 }
 
-/// Reads and verifies one checkpoint folder. Files that the manifest does not list are ignored.
+/// Reads and verifies one checkpoint folder, whichever way its files are cut. Files that the manifest does not list are
+/// ignored.
 ///
 /// # Errors
 /// The first file that is missing, has another size or hash than the manifest says, or does not parse.
 pub fn read(dir: &Path) -> Result<Snapshot> {
     let manifest = checked_manifest(dir)?;
-    let mut snapshot = Snapshot { step: manifest.step, tensors: BTreeMap::new(), json: BTreeMap::new() };
-    for file in &manifest.files {
+    read_files(dir, manifest.step, &manifest.files)
+}
+
+/// What these files of a checkpoint hold, verified. Of a stem in pieces all files must be among them.
+pub(super) fn read_files(dir: &Path, step: u64, files: &[FileInfo]) -> Result<Snapshot> {
+    let mut snapshot = Snapshot { step, tensors: BTreeMap::new(), json: BTreeMap::new() };
+    let mut cut: BTreeMap<&str, BTreeMap<usize, (PathBuf, Vec<pieces::Piece>)>> = BTreeMap::new();
+    for file in files {
         match file.content() {
             Some(Content::Tensors(stem)) => {
                 let list = read_file(dir, file, |input| tensors::read(input, file.bytes))?;
                 snapshot.tensors.insert(stem.to_string(), list);
+            }
+            Some(Content::Pieces(stem, rank, _)) => {
+                let list = read_file(dir, file, |input| pieces::read(input, file.bytes))?;
+                cut.entry(stem).or_default().insert(rank, (dir.join(&file.name), list));
             }
             Some(Content::Json(stem)) => {
                 let value = read_file(dir, file, |input| read_json(input, file.bytes))?;
@@ -42,6 +53,9 @@ pub fn read(dir: &Path) -> Result<Snapshot> {
             }
             None => {}
         }
+    }
+    for (stem, files) in cut {
+        snapshot.tensors.insert(stem.to_string(), pieces::assemble(files.into_values().collect())?);
     }
     Ok(snapshot)
 }
@@ -67,7 +81,7 @@ pub fn verify(dir: &Path) -> Result<u64> {
 }
 
 /// The manifest of a folder, with the sizes of all files compared before anything large is read.
-fn checked_manifest(dir: &Path) -> Result<Manifest> {
+pub(super) fn checked_manifest(dir: &Path) -> Result<Manifest> {
     let manifest = Manifest::read(dir)?;
     for file in &manifest.files {
         let path = dir.join(&file.name);
@@ -84,9 +98,9 @@ fn checked_manifest(dir: &Path) -> Result<Manifest> {
 }
 
 /// Opens a file and hands it to `parse`; whatever that makes of it counts only if the hash is right.
-fn read_file<T>(
+pub(super) fn read_file<T>(
     dir: &Path,
-    file: &FileEntry,
+    file: &FileInfo,
     parse: impl FnOnce(&mut dyn Read) -> std::result::Result<T, String>,
 ) -> Result<T> {
     let path = dir.join(&file.name);
@@ -118,25 +132,80 @@ fn read_json(input: &mut dyn Read, bytes: u64) -> std::result::Result<serde_json
 /// # Errors
 /// If there are checkpoints and none of them can be used: to start anew silently would lose the run.
 pub fn latest(root: &Path) -> Result<Option<Found>> {
-    let mut warnings = Vec::new();
-    let named = folder::read_pointer(root, LATEST).unwrap_or_else(|e| {
-        warnings.push(e.to_string());
-        None
-    });
-    let candidates = by_preference(folder::list(root)?, named);
-    if let Some(step) = named
-        && candidates.first().is_none_or(|entry| entry.step != step)
-    {
-        warnings.push(format!("{}: names {}, which is not there", root.join(LATEST).display(), folder::name(step)));
-    }
-    for Entry { step, path, .. } in candidates {
-        match read(&path) {
-            Ok(snapshot) if snapshot.step == step => return Ok(Some(Found { path, snapshot, warnings })),
-            Ok(snapshot) => warnings.push(format!("{}: holds step {}", path.display(), snapshot.step)),
-            Err(e) => warnings.push(e.to_string()),
+    let mut candidates = Candidates::below(root)?;
+    while let Some(path) = candidates.next() {
+        let snapshot = read(&path);
+        if let Some(found) = candidates.judge(path, snapshot) {
+            return Ok(Some(found));
         }
     }
-    if warnings.is_empty() { Ok(None) } else { Err(none_usable(root, &warnings)) }
+    candidates.none_left()
+}
+
+/// The checkpoints below a root in the order in which [`latest`] tries them, for those who read them in another way: take
+/// the [`next`](Self::next) one, read it and have the outcome [judged](Self::judge), until one is found or
+/// [none is left](Self::none_left).
+#[derive(Debug)]
+pub struct Candidates {
+    root: PathBuf,
+    entries: std::vec::IntoIter<Entry>,
+    /// The step of the one being tried.
+    step: u64,
+    warnings: Vec<String>,
+}
+
+impl Candidates {
+    /// Lists them.
+    ///
+    /// # Errors
+    /// If the root cannot be listed.
+    pub fn below(root: &Path) -> Result<Candidates> {
+        let mut warnings = Vec::new();
+        let named = folder::read_pointer(root, LATEST).unwrap_or_else(|e| {
+            warnings.push(e.to_string());
+            None
+        });
+        let entries = by_preference(folder::list(root)?, named);
+        if let Some(step) = named
+            && entries.first().is_none_or(|entry| entry.step != step)
+        {
+            warnings.push(format!("{}: names {}, which is not there", root.join(LATEST).display(), folder::name(step)));
+        }
+        Ok(Candidates { root: root.into(), entries: entries.into_iter(), step: 0, warnings })
+    }
+
+    /// Whether there is nothing: no checkpoint, and no trace of one.
+    pub fn is_empty(&self) -> bool {
+        self.entries.len() == 0 && self.warnings.is_empty()
+    }
+
+    /// The folder to try next.
+    #[expect(clippy::should_implement_trait, reason = "what it gives must be judged before the next one")]
+    pub fn next(&mut self) -> Option<PathBuf> {
+        let entry = self.entries.next()?;
+        self.step = entry.step;
+        Some(entry.path)
+    }
+
+    /// What reading the last one has come to: a checkpoint to continue from, or a warning more.
+    pub fn judge(&mut self, path: PathBuf, read: Result<Snapshot>) -> Option<Found> {
+        match read {
+            Ok(snapshot) if snapshot.step == self.step => {
+                return Some(Found { path, snapshot, warnings: std::mem::take(&mut self.warnings) });
+            }
+            Ok(snapshot) => self.warnings.push(format!("{}: holds step {}", path.display(), snapshot.step)),
+            Err(e) => self.warnings.push(e.to_string()),
+        }
+        None
+    }
+
+    /// The end of a search that has found nothing.
+    ///
+    /// # Errors
+    /// If there were checkpoints.
+    pub fn none_left(self) -> Result<Option<Found>> {
+        if self.warnings.is_empty() { Ok(None) } else { Err(none_usable(&self.root, &self.warnings)) }
+    }
 }
 
 /// The named step, the steps before it from the newest, the steps after it from the newest; proper folders before

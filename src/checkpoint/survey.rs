@@ -1,21 +1,10 @@
 //! All checkpoints below a root, with what is wrong with each: for people who look.
 
 use super::folder::{self, BEST, Entry, LATEST};
-use super::manifest::Manifest;
+use super::manifest::{FileInfo, Manifest};
 use super::read::verified;
 use super::{CheckpointError, Result};
 use std::path::{Path, PathBuf};
-
-/// A file of a checkpoint, as its manifest tells.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FileInfo {
-    /// Name in the folder.
-    pub name: String,
-    /// Length.
-    pub bytes: u64,
-    /// SHA-256 as hexadecimal digits.
-    pub sha256: String,
-}
 
 /// A checkpoint folder, verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,8 +37,7 @@ pub struct Survey {
 /// # Errors
 /// If its manifest is missing or damaged.
 pub fn files(dir: &Path) -> Result<Vec<FileInfo>> {
-    let info = |file: super::manifest::FileEntry| FileInfo { name: file.name, bytes: file.bytes, sha256: file.sha256 };
-    Ok(Manifest::read(dir)?.files.into_iter().map(info).collect())
+    Ok(Manifest::read(dir)?.files)
 }
 
 /// Looks at every checkpoint below a root and verifies it.

@@ -18,8 +18,16 @@ const MAX_HEADER_BYTES: u64 = 100_000_000;
 const METADATA: &str = "__metadata__";
 const CHUNK_BYTES: usize = 1 << 16;
 
+/// Text beside the tensors, by key.
+pub(super) type Metadata = BTreeMap<String, String>;
+
+/// What PyTorch users' tools look for.
+pub(super) fn plain() -> Metadata {
+    BTreeMap::from([("format".to_string(), "pt".to_string())])
+}
+
 /// Refuses what could be written but not read back.
-pub(super) fn check(tensors: &[NamedTensor]) -> Result<(), String> {
+pub(super) fn check(tensors: &[NamedTensor], metadata: &Metadata) -> Result<(), String> {
     let mut names = BTreeSet::new();
     for tensor in tensors {
         let name = &tensor.name;
@@ -31,15 +39,15 @@ pub(super) fn check(tensors: &[NamedTensor]) -> Result<(), String> {
             return Err(format!("tensor `{name}` of shape {:?} has {} values", tensor.shape, tensor.data.len()));
         }
     }
-    if header(tensors).len() as u64 > MAX_HEADER_BYTES {
+    if header(tensors, metadata).len() as u64 > MAX_HEADER_BYTES {
         return Err(format!("{} tensors make a header above the format's {MAX_HEADER_BYTES} bytes", tensors.len()));
     }
     Ok(())
 }
 
 /// Writes tensors that pass [`check`].
-pub(super) fn write(tensors: &[NamedTensor], out: &mut dyn Write) -> io::Result<()> {
-    let header = header(tensors);
+pub(super) fn write(tensors: &[NamedTensor], metadata: &Metadata, out: &mut dyn Write) -> io::Result<()> {
+    let header = header(tensors, metadata);
     out.write_all(&(header.len() as u64).to_le_bytes())?;
     out.write_all(&header)?;
     for tensor in in_file_order(tensors) {
@@ -56,7 +64,7 @@ fn in_file_order(tensors: &[NamedTensor]) -> impl Iterator<Item = &NamedTensor> 
     tensors.iter().filter(wide).chain(tensors.iter().filter(move |tensor| !wide(tensor)))
 }
 
-fn header(tensors: &[NamedTensor]) -> Vec<u8> {
+fn header(tensors: &[NamedTensor], metadata: &Metadata) -> Vec<u8> {
     let mut ranges = BTreeMap::new();
     let mut start = 0;
     for tensor in in_file_order(tensors) {
@@ -65,8 +73,7 @@ fn header(tensors: &[NamedTensor]) -> Vec<u8> {
         start = end;
     }
     let mut entries = serde_json::Map::new();
-    // PyTorch users' tools look for this entry.
-    entries.insert(METADATA.into(), json!({ "format": "pt" }));
+    entries.insert(METADATA.into(), json!(metadata));
     for tensor in tensors {
         let dtype = if matches!(tensor.data, Floats::F64(_)) { "F64" } else { "F32" };
         let range = ranges[tensor.name.as_str()];
@@ -91,8 +98,19 @@ fn write_values<T: Copy, const N: usize>(
     Ok(())
 }
 
-/// Reads a file of `bytes` bytes. Nothing is allocated beyond the length of the file.
-pub(super) fn read(input: &mut dyn Read, bytes: u64) -> Result<Vec<NamedTensor>, String> {
+/// What the start of a file tells, checked against its length.
+#[derive(Debug)]
+pub(super) struct Header {
+    /// Tensors in the order of the header.
+    pub(super) entries: Vec<(String, TensorEntry)>,
+    pub(super) metadata: Metadata,
+    /// Where values begin.
+    pub(super) values: u64,
+}
+
+/// Reads the header of a file of `bytes` bytes. Nothing is allocated beyond the length of the file, and no tensor reaches
+/// beyond its end.
+pub(super) fn read_header(input: &mut dyn Read, bytes: u64) -> Result<Header, String> {
     let mut length = [0; 8];
     input.read_exact(&mut length).map_err(|_| "too short for a safetensors file".to_string())?;
     let length = u64::from_le_bytes(length);
@@ -101,34 +119,43 @@ pub(super) fn read(input: &mut dyn Read, bytes: u64) -> Result<Vec<NamedTensor>,
     }
     let mut header = vec![0; length as usize];
     input.read_exact(&mut header).map_err(|e| format!("header: {e}"))?;
-    let entries: Header = serde_json::from_slice(&header).map_err(|e| format!("header: {e}"))?;
-    let mut order: Vec<usize> = (0..entries.0.len()).collect();
-    order.sort_by_key(|&i| entries.0[i].1.data_offsets);
-    check_ranges(order.iter().map(|&i| &entries.0[i]), bytes - 8 - length)?;
+    let Listed { entries, metadata } = serde_json::from_slice(&header).map_err(|e| format!("header: {e}"))?;
+    let header = Header { entries, metadata, values: 8 + length };
+    check_ranges(header.in_file_order().into_iter().map(|i| &header.entries[i]), bytes - header.values)?;
+    Ok(header)
+}
 
-    let mut tensors: Vec<Option<NamedTensor>> = vec![None; entries.0.len()];
-    for i in order {
-        let (name, entry) = &entries.0[i];
+impl Header {
+    fn in_file_order(&self) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.entries.len()).collect();
+        order.sort_by_key(|&i| self.entries[i].1.data_offsets);
+        order
+    }
+}
+
+/// Reads a file of `bytes` bytes. Nothing is allocated beyond the length of the file.
+pub(super) fn read(input: &mut dyn Read, bytes: u64) -> Result<Vec<NamedTensor>, String> {
+    read_all(input, bytes).map(|(tensors, _)| tensors)
+}
+
+/// As [`read`], with the text beside the tensors.
+pub(super) fn read_all(input: &mut dyn Read, bytes: u64) -> Result<(Vec<NamedTensor>, Metadata), String> {
+    let header = read_header(input, bytes)?;
+    let mut tensors: Vec<Option<NamedTensor>> = vec![None; header.entries.len()];
+    for i in header.in_file_order() {
+        let (name, entry) = &header.entries[i];
         let n = entry.shape.iter().product();
-        let data = match entry.dtype {
-            Dtype::F32 => read_values(input, n, f32::from_le_bytes).map(Floats::F32),
-            Dtype::F64 => read_values(input, n, f64::from_le_bytes).map(Floats::F64),
-        };
-        let data = data.map_err(|e| format!("tensor `{name}`: {e}"))?;
+        let data = entry.dtype.read(input, n).map_err(|e| format!("tensor `{name}`: {e}"))?;
         tensors[i] = Some(NamedTensor { name: name.clone(), shape: entry.shape.clone(), data });
     }
-    Ok(tensors.into_iter().flatten().collect())
+    Ok((tensors.into_iter().flatten().collect(), header.metadata))
 }
 
 /// Tensors in file order must lie end to end and fill the file, each with room for exactly its shape.
 fn check_ranges<'a>(entries: impl Iterator<Item = &'a (String, TensorEntry)>, bytes: u64) -> Result<(), String> {
     let mut at = 0;
     for (name, entry) in entries {
-        let size = match entry.dtype {
-            Dtype::F32 => 4,
-            Dtype::F64 => 8,
-        };
-        let wanted = entry.shape.iter().try_fold(size, |n: u64, &dim| n.checked_mul(dim as u64));
+        let wanted = entry.shape.iter().try_fold(entry.dtype.bytes(), |n: u64, &dim| n.checked_mul(dim as u64));
         let (start, end) = entry.data_offsets;
         if start != at || wanted.and_then(|n| n.checked_add(at)) != Some(end) || end > bytes {
             return Err(format!(
@@ -154,24 +181,55 @@ fn read_values<T, const N: usize>(input: &mut dyn Read, n: usize, value: fn([u8;
     Ok(values)
 }
 
-#[derive(serde::Deserialize)]
-enum Dtype {
+/// Kind of float.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+pub(super) enum Dtype {
     F32,
     F64,
 }
 
-#[derive(serde::Deserialize)]
+impl Dtype {
+    /// Bytes of a value.
+    pub(super) fn bytes(self) -> u64 {
+        match self {
+            Dtype::F32 => 4,
+            Dtype::F64 => 8,
+        }
+    }
+
+    /// No values of this kind.
+    pub(super) fn none(self) -> Floats {
+        match self {
+            Dtype::F32 => Floats::F32(Vec::new()),
+            Dtype::F64 => Floats::F64(Vec::new()),
+        }
+    }
+
+    /// Reads so many values.
+    pub(super) fn read(self, input: &mut dyn Read, n: usize) -> io::Result<Floats> {
+        match self {
+            Dtype::F32 => read_values(input, n, f32::from_le_bytes).map(Floats::F32),
+            Dtype::F64 => read_values(input, n, f64::from_le_bytes).map(Floats::F64),
+        }
+    }
+}
+
+#[derive(Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
-struct TensorEntry {
-    dtype: Dtype,
-    shape: Vec<usize>,
-    data_offsets: (u64, u64),
+pub(super) struct TensorEntry {
+    pub(super) dtype: Dtype,
+    pub(super) shape: Vec<usize>,
+    /// Where its values lie, from the first value of the file on.
+    pub(super) data_offsets: (u64, u64),
 }
 
 /// The JSON header in its own order, without doubled names.
-struct Header(Vec<(String, TensorEntry)>);
+struct Listed {
+    entries: Vec<(String, TensorEntry)>,
+    metadata: Metadata,
+}
 
-impl<'de> Deserialize<'de> for Header {
+impl<'de> Deserialize<'de> for Listed {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_map(HeaderVisitor)
     }
@@ -180,26 +238,26 @@ impl<'de> Deserialize<'de> for Header {
 struct HeaderVisitor;
 
 impl<'de> Visitor<'de> for HeaderVisitor {
-    type Value = Header;
+    type Value = Listed;
 
     fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
         f.write_str("an object of tensors")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Listed, A::Error> {
         let mut seen = BTreeSet::new();
-        let mut entries = Vec::new();
+        let (mut entries, mut metadata) = (Vec::new(), Metadata::new());
         while let Some(name) = map.next_key::<String>()? {
             if !seen.insert(name.clone()) {
                 return Err(A::Error::custom(format!("tensor `{name}` stands twice")));
             }
             if name == METADATA {
-                map.next_value::<BTreeMap<String, String>>()?;
+                metadata = map.next_value()?;
             } else {
                 entries.push((name, map.next_value()?));
             }
         }
-        Ok(Header(entries))
+        Ok(Listed { entries, metadata })
     }
 }
 
@@ -223,22 +281,22 @@ mod tests {
     }
 
     fn bytes(tensors: &[NamedTensor]) -> Vec<u8> {
-        check(tensors).unwrap();
+        check(tensors, &plain()).unwrap();
         let mut out = Vec::new();
-        write(tensors, &mut out).unwrap();
+        write(tensors, &plain(), &mut out).unwrap();
         out
     }
 
-    fn read_all(bytes: &[u8]) -> Result<Vec<NamedTensor>, String> {
+    fn parse(bytes: &[u8]) -> Result<Vec<NamedTensor>, String> {
         read(&mut &bytes[..], bytes.len() as u64)
     }
 
     #[test]
     fn order_kinds_and_bits_come_back() {
-        assert_eq!(read_all(&bytes(&mixed())).unwrap(), mixed());
-        assert_eq!(read_all(&bytes(&[])).unwrap(), []);
+        assert_eq!(parse(&bytes(&mixed())).unwrap(), mixed());
+        assert_eq!(parse(&bytes(&[])).unwrap(), []);
         let long = vec![tensor("long", &[50_000], Floats::F32((0..50_000).map(|i| i as f32).collect()))];
-        assert_eq!(read_all(&bytes(&long)).unwrap(), long);
+        assert_eq!(parse(&bytes(&long)).unwrap(), long);
     }
 
     #[test]
@@ -265,7 +323,7 @@ mod tests {
         let values: Vec<u8> = [1.5f32, 2.5].iter().flat_map(|x| x.to_le_bytes()).collect();
         let view = TensorView::new(Dtype::F32, vec![2, 1], &values).unwrap();
         let file = safetensors::serialize([("a", view)], None).unwrap();
-        assert_eq!(read_all(&file).unwrap(), [tensor("a", &[2, 1], Floats::F32(vec![1.5, 2.5]))]);
+        assert_eq!(parse(&file).unwrap(), [tensor("a", &[2, 1], Floats::F32(vec![1.5, 2.5]))]);
     }
 
     fn with_header(header: &str, values: usize) -> Vec<u8> {
@@ -275,7 +333,7 @@ mod tests {
     #[test]
     fn bad_headers_are_refused() {
         let a = r#""a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}"#;
-        assert_eq!(read_all(&with_header(&format!("{{{a}}}"), 8)).unwrap().len(), 1);
+        assert_eq!(parse(&with_header(&format!("{{{a}}}"), 8)).unwrap().len(), 1);
         for (header, values, message) in [
             (format!("{{{a},{a}}}"), 8, "header: tensor `a` stands twice at line 1 column 57"),
             (format!("{{{a}}}"), 12, "header: 8 bytes of values described, 12 are there"),
@@ -293,30 +351,30 @@ mod tests {
                 "header: unknown variant `I8`, expected `F32` or `F64` at line 1 column 18",
             ),
         ] {
-            assert_eq!(read_all(&with_header(&header, values)).unwrap_err(), message);
+            assert_eq!(parse(&with_header(&header, values)).unwrap_err(), message);
         }
         let huge = [&u64::MAX.to_le_bytes()[..], b"{}"].concat();
         assert_eq!(
-            read_all(&huge).unwrap_err(),
+            parse(&huge).unwrap_err(),
             format!("a header of {} bytes does not fit the file of 10 bytes", u64::MAX)
         );
-        assert_eq!(read_all(b"{}").unwrap_err(), "too short for a safetensors file");
+        assert_eq!(parse(b"{}").unwrap_err(), "too short for a safetensors file");
     }
 
     #[test]
     fn what_cannot_be_read_back_is_not_written() {
         let a = tensor("a", &[1], Floats::F32(vec![1.0]));
-        assert_eq!(check(&[a.clone(), a]).unwrap_err(), "tensor name `a` is reserved or stands twice");
+        assert_eq!(check(&[a.clone(), a], &plain()).unwrap_err(), "tensor name `a` is reserved or stands twice");
         let misfit = tensor("a", &[2], Floats::F32(vec![1.0]));
-        assert_eq!(check(&[misfit]).unwrap_err(), "tensor `a` of shape [2] has 1 values");
-        assert!(check(&[tensor(METADATA, &[0], Floats::F32(vec![]))]).is_err());
+        assert_eq!(check(&[misfit], &plain()).unwrap_err(), "tensor `a` of shape [2] has 1 values");
+        assert!(check(&[tensor(METADATA, &[0], Floats::F32(vec![]))], &plain()).is_err());
     }
 
     proptest! {
         #[test]
         fn no_bytes_make_the_reader_panic(header in "[ -~]{0,60}", tail in proptest::collection::vec(any::<u8>(), 0..40)) {
-            let _ = read_all(&tail);
-            let _ = read_all(&[&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &tail].concat());
+            let _ = parse(&tail);
+            let _ = parse(&[&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &tail].concat());
         }
 
         #[test]
@@ -324,8 +382,8 @@ mod tests {
             let mut file = bytes(&mixed());
             let at = at % file.len();
             file[at] ^= 1 << bit;
-            let _ = read_all(&file);
-            let _ = read_all(&file[..at]);
+            let _ = parse(&file);
+            let _ = parse(&file[..at]);
         }
     }
 }

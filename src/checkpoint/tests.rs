@@ -106,7 +106,7 @@ fn a_crash_of_the_first_write_leaves_nothing_or_the_new_one() {
     let points = crash_everywhere(|_| {}, &new, &[None, Some(&new)]);
     use Point::*;
     let files = [FileFilled, FileWritten].repeat(4);
-    let end = [FileFilled, ManifestWritten, TempSynced, Renamed, RootSynced];
+    let end = [AllWritten, FileFilled, ManifestWritten, TempSynced, Renamed, RootSynced];
     let expected = [&[TempMade][..], &files, &end].concat();
     assert_eq!(points, [&expected[..], &[PointerWritten, PointerPlaced, Done]].concat());
 }
@@ -394,4 +394,105 @@ fn a_survey_tells_of_every_checkpoint_whether_it_can_be_used() {
     assert_eq!((survey.latest, survey.best, survey.warnings.len()), (None, Some(20), 2));
     assert!(survey.warnings.iter().zip(expected).all(|(w, e)| w.contains(e)), "{:?}", survey.warnings);
     assert_eq!(super::survey(&root.join("none")).unwrap().checkpoints, []);
+}
+
+/// What two ranks write of [`snapshot`], with `optim` in pieces.
+fn shares(step: u64) -> [Share; 2] {
+    let Snapshot { mut tensors, json, .. } = snapshot(step, 0.0);
+    tensors.remove("optim");
+    let piece = |start, values: &[f32]| Piece {
+        name: "m".into(),
+        shape: vec![2, 2],
+        start,
+        data: Floats::F32(values.to_vec()),
+    };
+    let of = |rank, piece, tensors, json| Share {
+        rank,
+        of: 2,
+        pieces: [("optim".into(), vec![piece])].into(),
+        tensors,
+        json,
+    };
+    [of(0, piece(0, &[1.0, 2.0, 3.0]), tensors, json), of(1, piece(3, &[4.0]), BTreeMap::new(), BTreeMap::new())]
+}
+
+fn write_shares(root: &Path, step: u64) -> Result<PathBuf> {
+    let temp = begin(root, step, &mut |_| Ok(()))?;
+    let files = shares(step).map(|share| write_share(&temp, share, &mut |_| Ok(())).unwrap());
+    finish(root, step, files.concat(), &mut |_| Ok(()))
+}
+
+#[test]
+fn shares_of_two_ranks_make_one_checkpoint() {
+    let root = root();
+    let path = write_shares(root.path(), 10).unwrap();
+    let parts = ["optim.rank00000-of-00002.safetensors", "optim.rank00001-of-00002.safetensors"];
+    assert_eq!(names(&path), ["MANIFEST.json", "config.json", "model.safetensors", parts[0], parts[1], "state.json"]);
+    let mut expected = snapshot(10, 0.0);
+    let whole = NamedTensor { name: "m".into(), shape: vec![2, 2], data: Floats::F32(vec![1.0, 2.0, 3.0, 4.0]) };
+    expected.tensors.insert("optim".into(), vec![whole]);
+    assert_eq!(found(root.path()), Found { path: path.clone(), snapshot: expected, warnings: vec![] });
+    assert_eq!(verify(&path).unwrap(), 10);
+
+    // A whole one of the same step takes its place, and the other way round.
+    write(root.path(), &snapshot(10, 0.0)).unwrap();
+    assert_eq!(found(root.path()).snapshot, snapshot(10, 0.0));
+    write_shares(root.path(), 10).unwrap();
+    assert_eq!(
+        (found(root.path()).snapshot.tensors["optim"][0].shape.len(), found(root.path()).warnings.len()),
+        (2, 0)
+    );
+}
+
+#[test]
+fn ranges_are_read_from_the_files_that_hold_them() {
+    let root = root();
+    let path = write_shares(root.path(), 10).unwrap();
+    let mut archive = Archive::open(&path).unwrap();
+    assert_eq!((archive.shape("optim", "m"), archive.shape("optim", "n")), (Some(&[2, 2][..]), None));
+    let values = [1.0f32, 2.0, 3.0, 4.0];
+    for start in 0..=4 {
+        for end in start..=4 {
+            assert_eq!(archive.read("optim", "m", start..end).unwrap(), Floats::F32(values[start..end].to_vec()));
+        }
+    }
+    let bias = archive.read("model", "encoder.layers.0.bias", 1..2).unwrap();
+    assert_eq!(bias, Floats::F64(vec![1e-300]));
+    let error = archive.read("optim", "m", 3..5).unwrap_err().to_string();
+    assert_eq!(error, format!("{}: tensor `m` of `optim` has no values 3..5", path.display()));
+    let error = archive.read("optim", "x", 0..1).unwrap_err().to_string();
+    assert_eq!(error, format!("{}: holds no tensor `x` of `optim`", path.display()));
+
+    // Sizes are compared before a header is believed, headers before anything is read.
+    let file = path.join("optim.rank00001-of-00002.safetensors");
+    let bytes = fs::read(&file).unwrap();
+    for at in 0..bytes.len() {
+        fs::write(&file, &bytes[..at]).unwrap();
+        assert!(Archive::open(&path).unwrap_err().to_string().starts_with(&format!("{}: damaged: ", file.display())));
+        let mut flipped = bytes.clone();
+        flipped[at] ^= 0x10;
+        fs::write(&file, flipped).unwrap();
+        if let Ok(mut archive) = Archive::open(&path) {
+            let _ = archive.read("optim", "m", 0..4);
+            let listed = archive.files().iter().find(|listed| file.ends_with(&listed.name)).unwrap().clone();
+            assert!(archive.verify(&listed).unwrap_err().to_string().contains("damaged: SHA-256"));
+        }
+    }
+}
+
+#[test]
+fn a_share_that_is_not_there_makes_no_checkpoint() {
+    let root = root();
+    write(root.path(), &snapshot(1, 0.0)).unwrap();
+    let temp = begin(root.path(), 2, &mut |_| Ok(())).unwrap();
+    let files = shares(2).map(|share| write_share(&temp, share, &mut |_| Ok(())).unwrap()).concat();
+    let part = temp.join("optim.rank00001-of-00002.safetensors");
+    fs::write(&part, "cut").unwrap();
+    let error = finish(root.path(), 2, files.clone(), &mut |_| Ok(())).unwrap_err().to_string();
+    assert!(error.starts_with(&format!("{}: 3 bytes, ", part.display())), "{error}");
+    fs::remove_file(&part).unwrap();
+    let error = finish(root.path(), 2, files, &mut |_| Ok(())).unwrap_err().to_string();
+    assert!(error.starts_with(&format!("{}: ", part.display())), "{error}");
+    undo(root.path(), 2);
+    assert_eq!(names(root.path()), ["latest", "step_00000001"]);
 }

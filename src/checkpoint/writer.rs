@@ -3,11 +3,14 @@
 //! The training thread hands over what it has copied and goes on. The thread makes files of it, renames, moves `latest`
 //! and `best`, and removes what is old, in this order: whatever ends the process in between, the last whole checkpoint
 //! is there. At most one is in flight, so that memory holds one copy at most.
+//!
+//! Where all ranks write, each has a writer for its own files, and the one of rank 0 does the rest once the ranks have agreed
+//! that all files are there: two orders for one checkpoint.
 
 use super::folder::mark_best;
 use super::prune::prune_with;
-use super::write::{undo, write_with};
-use super::{CheckpointError, Keep, Point, Result, Snapshot};
+use super::write::{finish, undo, write_share, write_with};
+use super::{CheckpointError, FileInfo, Keep, Point, Result, Share, Snapshot};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,19 +22,46 @@ use std::time::Instant;
 pub struct Order {
     /// Its step.
     pub step: u64,
-    /// Whether to mark it as the best one.
-    pub best: bool,
-    /// What to keep of the others.
-    pub keep: Keep,
-    /// Makes the snapshot of what was copied. Runs in the writer's thread.
-    pub snapshot: Box<dyn FnOnce() -> Snapshot + Send>,
+    /// What to do for it.
+    pub work: Work,
 }
 
-/// A checkpoint that is on the disk.
+/// What a writer does for a checkpoint. `best`: whether to mark it as the best one; `keep`: what to keep of the others.
+pub enum Work {
+    /// All of it.
+    Whole {
+        /// Makes the snapshot of what was copied. Runs in the writer's thread.
+        snapshot: Box<dyn FnOnce() -> Snapshot + Send>,
+        #[expect(missing_docs, reason = "told above")]
+        best: bool,
+        #[expect(missing_docs, reason = "told above")]
+        keep: Keep,
+    },
+    /// The files of this rank.
+    Share {
+        /// The folder for them.
+        temp: PathBuf,
+        /// Makes them of what was copied. Runs in the writer's thread.
+        share: Box<dyn FnOnce() -> Share + Send>,
+    },
+    /// The rest, where the files of all ranks are there.
+    Finish {
+        /// All files.
+        files: Vec<FileInfo>,
+        #[expect(missing_docs, reason = "told above")]
+        best: bool,
+        #[expect(missing_docs, reason = "told above")]
+        keep: Keep,
+    },
+}
+
+/// What is on the disk.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Written {
-    /// Its folder.
+    /// The folder of the checkpoint, or the one in which its files are gathered.
     pub path: PathBuf,
+    /// The files of this rank, where all ranks write theirs.
+    pub files: Vec<FileInfo>,
     /// How long it took, from the order on.
     pub seconds: f64,
     /// What went wrong after it was written: its mark, the removal of others. It loses nothing.
@@ -67,7 +97,7 @@ impl Writer {
     pub fn new(root: &Path, hook: Hook) -> io::Result<Writer> {
         let (orders, inbox) = channel();
         let (outbox, reports) = channel();
-        let mut desk = Desk { root: root.to_path_buf(), hook };
+        let mut desk = Desk { root: root.to_path_buf(), hook, points: Points::default() };
         let work = move || inbox.into_iter().map(|order| desk.fill(order)).try_for_each(|done| outbox.send(done));
         let thread = Builder::new().name("checkpoint".into()).spawn(move || drop(work()))?;
         Ok(Writer { orders: Some(orders), reports, thread: Some(thread), in_flight: None })
@@ -127,42 +157,75 @@ impl Drop for Writer {
 struct Desk {
     root: PathBuf,
     hook: Hook,
+    points: Points,
 }
 
-impl Desk {
-    fn fill(&mut self, order: Order) -> Report {
-        let began = Instant::now();
-        let (root, hook, step) = (&self.root, &mut self.hook, order.step);
-        let mut times: BTreeMap<Point, u64> = BTreeMap::new();
-        let mut at = |point| {
-            let times = times.entry(point).or_default();
-            *times += 1;
-            hook(step, point, *times)
-        };
-        let snapshot = (order.snapshot)();
-        let written = write_with(root, &snapshot, &mut at);
-        drop(snapshot);
-        let result = match written {
-            Ok(path) => {
-                let warnings = tidy(root, step, order.best, order.keep, &mut |point| drop(at(point)));
-                Ok(Written { path, seconds: began.elapsed().as_secs_f64(), warnings })
-            }
-            Err(e) => {
-                undo(root, step);
-                Err(e)
-            }
-        };
-        Report { step, result }
+/// How many times each point has come in the checkpoint of a step.
+#[derive(Default)]
+struct Points {
+    step: u64,
+    times: BTreeMap<Point, u64>,
+}
+
+impl Points {
+    /// Counts a point.
+    fn nth(&mut self, point: Point) -> u64 {
+        let times = self.times.entry(point).or_default();
+        *times += 1;
+        *times
+    }
+
+    /// The hook of a write that counts for the hook of a writer.
+    fn with<'a>(&'a mut self, hook: &'a mut Hook) -> impl FnMut(Point) -> io::Result<()> + 'a {
+        move |point| hook(self.step, point, self.nth(point))
     }
 }
 
-/// Marks a checkpoint just written if it is the best, and removes old ones. Failing here loses no checkpoint.
-fn tidy(root: &Path, step: u64, best: bool, keep: Keep, at: &mut dyn FnMut(Point)) -> Vec<String> {
-    let marked = if best { mark_best(root, step) } else { Ok(()) };
-    at(Point::BestMarked);
-    let pruned = prune_with(root, keep, &mut || at(Point::Unnamed)).map(drop);
-    at(Point::Pruned);
-    [marked, pruned].into_iter().filter_map(Result::err).map(|e| e.to_string()).collect()
+impl Desk {
+    fn fill(&mut self, Order { step, work }: Order) -> Report {
+        let began = Instant::now();
+        if self.points.step != step || !matches!(work, Work::Finish { .. }) {
+            self.points = Points { step, times: BTreeMap::new() };
+        }
+        let result = match work {
+            Work::Whole { snapshot, best, keep } => {
+                let snapshot = snapshot();
+                let written = write_with(&self.root, &snapshot, &mut self.points.with(&mut self.hook));
+                drop(snapshot);
+                written.map(|path| self.tidy(path, best, keep))
+            }
+            Work::Share { temp, share } => {
+                let written = write_share(&temp, share(), &mut self.points.with(&mut self.hook));
+                // Whether the folder goes is for all ranks to say.
+                let written = written.map(|files| Written { path: temp, files, seconds: 0.0, warnings: Vec::new() });
+                return Report { step, result: timed(written, began) };
+            }
+            Work::Finish { files, best, keep } => {
+                let written = finish(&self.root, step, files, &mut self.points.with(&mut self.hook));
+                written.map(|path| self.tidy(path, best, keep))
+            }
+        };
+        if result.is_err() {
+            undo(&self.root, step);
+        }
+        Report { step, result: timed(result, began) }
+    }
+
+    /// Marks a checkpoint just written if it is the best, and removes old ones. Failing here loses no checkpoint.
+    fn tidy(&mut self, path: PathBuf, best: bool, keep: Keep) -> Written {
+        let (root, step) = (&self.root, self.points.step);
+        let marked = if best { mark_best(root, step) } else { Ok(()) };
+        let mut at = |point| drop((self.hook)(step, point, self.points.nth(point)));
+        at(Point::BestMarked);
+        let pruned = prune_with(root, keep, &mut || at(Point::Unnamed)).map(drop);
+        at(Point::Pruned);
+        let warnings = [marked, pruned].into_iter().filter_map(Result::err).map(|e| e.to_string()).collect();
+        Written { path, files: Vec::new(), seconds: 0.0, warnings }
+    }
+}
+
+fn timed(result: Result<Written>, began: Instant) -> Result<Written> {
+    result.map(|written| Written { seconds: began.elapsed().as_secs_f64(), ..written })
 }
 
 #[cfg(test)]
@@ -180,7 +243,7 @@ mod tests {
             tensors: BTreeMap::new(),
             json: [("state".to_string(), serde_json::json!(step))].into(),
         };
-        Order { step, best, keep, snapshot: Box::new(snapshot) }
+        Order { step, work: Work::Whole { snapshot: Box::new(snapshot), best, keep } }
     }
 
     fn idle() -> (TempDir, Writer) {

@@ -202,7 +202,8 @@ fn as_text(path: &Path, snapshot: &Snapshot, files: &[FileInfo]) -> String {
     let known = about(path, snapshot).into_iter().filter(|(_, value)| !value.is_null());
     known.for_each(|(name, value)| out += &format!("{name:<12} {}\n", plain(&value)));
     for (stem, tensors) in &snapshot.tensors {
-        out += &format!("\n{stem}.safetensors\n");
+        let parts = files.iter().filter(|file| file.name.starts_with(&format!("{stem}.rank"))).count();
+        out += &if parts > 0 { format!("\n{stem}, in {parts} parts\n") } else { format!("\n{stem}.safetensors\n") };
         out += &if stem == "model" { every_tensor(tensors) } else { by_state(tensors) };
     }
     let row = |file: &FileInfo| vec![file.name.clone(), file.sha256.clone(), text::count(file.bytes as usize)];

@@ -278,12 +278,26 @@ pub struct Checkpoint {
     pub keep_every: u64,
     /// Keep the best one by `train.best_by`.
     pub best: bool,
+    /// Who writes the states of optimizer and surgery.
+    pub layout: Layout,
 }
 
 impl Default for Checkpoint {
     fn default() -> Self {
-        Checkpoint { every: 0, every_minutes: None, keep: 3, keep_every: 0, best: true }
+        Checkpoint { every: 0, every_minutes: None, keep: 3, keep_every: 0, best: true, layout: Layout::Auto }
     }
+}
+
+/// Who writes the states of optimizer and surgery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Layout {
+    /// Every rank its own, where each has a part of them and all see the run directory; else rank 0.
+    Auto,
+    /// Rank 0, in whole files.
+    Whole,
+    /// Every rank its own, or nothing goes.
+    Sharded,
 }
 
 /// Section `log`.

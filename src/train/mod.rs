@@ -3,17 +3,21 @@
 pub mod clock;
 pub mod device;
 mod guard;
+mod layout;
 mod learner;
 mod lock;
 pub mod persist;
 pub mod phases;
 mod progress;
 mod replicas;
+mod restore;
 mod saving;
 pub mod setup;
+mod shares;
 mod signals;
 mod stragglers;
 mod time_limit;
+mod together;
 mod window;
 
 pub use guard::Refusal;
@@ -79,7 +83,7 @@ struct Session<'a, F> {
     learner: Learner<F>,
     progress: Progress,
     rollbacks: Rollbacks,
-    saver: Saver,
+    saver: Saver<'a>,
     stragglers: Stragglers,
     logger: Logger,
     limit: TimeLimit,
@@ -153,6 +157,10 @@ impl<'a, F: Stored> Session<'a, F> {
 
     fn run(mut self, stop: &StopFlag) -> Result<Outcome> {
         let outcome = self.train(stop);
+        if matches!(outcome, Err(Error::Guard(_))) {
+            // All ranks are here: what is in flight needs them to become a checkpoint.
+            self.saver.wait(&mut self.logger)?;
+        }
         if !outcome.as_ref().is_err_and(Error::is_local) {
             self.learner.close_exchange();
         }
@@ -277,13 +285,17 @@ impl<'a, F: Stored> Session<'a, F> {
     }
 
     /// Whether any rank was asked to stop or fears that its time will be up, and whether rank 0 wants a checkpoint because of
-    /// the time.
+    /// the time. When all ranks have written their part of a checkpoint, they settle it.
     fn agree_what_is_due(&mut self, stop: &StopFlag) -> Result<(bool, bool)> {
         let now = Instant::now();
-        let votes = [stop.raised(), self.limit.is_near(now), self.saver.time_is_up()];
+        let votes = [stop.raised(), self.limit.is_near(now), self.saver.time_is_up(), self.saver.has_written()];
         let mut votes = votes.map(|vote| f64::from(u8::from(vote)));
         agree_on_sum(self.comm, &mut votes)?;
-        let [asked, near, time_is_up] = votes.map(|sum| sum > 0.0);
+        let all_have_written = votes[3] == self.comm.world().size as f64;
+        let [asked, near, time_is_up, _] = votes.map(|sum| sum > 0.0);
+        if all_have_written {
+            self.saver.settle(&mut self.logger)?;
+        }
         if near && !asked {
             self.logger.message(&self.limit.words(now));
         }
@@ -357,18 +369,22 @@ impl<'a, F: Stored> Session<'a, F> {
         })
     }
 
-    /// Orders a checkpoint: training goes on while rank 0 writes what is copied here. One that cannot be written is a
-    /// warning.
+    /// Orders a checkpoint: training goes on while what is copied here is written. One that cannot be written is a warning.
     fn checkpoint(&mut self, best: bool) -> Result<()> {
         let start = Instant::now();
         note(self.comm, self.progress.step, "checkpoint");
         self.prove_replicas()?;
         // Before anything is copied: two copies may be more than fits into memory.
-        self.saver.wait(&mut self.logger);
+        self.saver.wait(&mut self.logger)?;
         self.progress.seconds = self.began.elapsed().as_secs_f64();
-        let (fitted, sizes) = (self.dataset.fitted(), sizes(&self.dataset));
-        if let Some(gathered) = self.learner.gather(self.config, fitted, &self.progress, &sizes, self.comm)? {
-            self.saver.order(self.progress.step, best, move || gathered.snapshot());
+        let (fitted, sizes, step) = (self.dataset.fitted(), sizes(&self.dataset), self.progress.step);
+        if self.saver.is_sharded() {
+            if let Some(temp) = self.saver.begin(step, best)? {
+                let cut = self.learner.cut(self.config, fitted, &self.progress, &sizes, self.comm)?;
+                self.saver.order_share(temp, move || cut.share());
+            }
+        } else if let Some(gathered) = self.learner.gather(self.config, fitted, &self.progress, &sizes, self.comm)? {
+            self.saver.order(step, best, move || gathered.snapshot());
         }
         self.saver.held_up(start);
         self.limit.checkpoint_took(start.elapsed() + self.saver.longest_write());

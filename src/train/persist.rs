@@ -1,4 +1,4 @@
-//! The learner as a snapshot, and back. Rank 0 alone touches files; a snapshot does not depend on `W`.
+//! The learner as a snapshot, and back. A snapshot does not depend on `W`.
 
 use super::{Learner, Progress};
 use crate::checkpoint::{CheckpointError, Floats, NamedTensor, Snapshot};
@@ -13,7 +13,7 @@ use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Most steps and updates of a run: numbers up to here can be counted on, and multiplied by a batch.
 const MOST: u64 = 1 << 40;
@@ -46,7 +46,7 @@ stored!(f64, F64);
 
 /// A file of tensors in a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum File {
+pub(super) enum File {
     /// Parameters by name.
     Model,
     /// States of the optimizer, `state.name`.
@@ -56,7 +56,11 @@ enum File {
 }
 
 impl File {
-    fn stem(self) -> &'static str {
+    /// Those with states, of which every rank has a part.
+    pub(super) const STATES: [File; 2] = [File::Optim, File::Balance];
+
+    /// The first part of its name.
+    pub(super) fn stem(self) -> &'static str {
         match self {
             File::Model => "model",
             File::Optim => "optim",
@@ -93,7 +97,7 @@ pub struct RunState {
 
 impl RunState {
     /// Whether a run can go on from these counters, in a checkpoint of this step.
-    fn check(&self, step: u64) -> Result<(), String> {
+    pub(super) fn check(&self, step: u64) -> Result<(), String> {
         let progress = &self.progress;
         if progress.step != step {
             return Err(format!("is of step {}, and the checkpoint of step {step}", progress.step));
@@ -148,17 +152,40 @@ pub struct Gathered<F> {
 }
 
 /// Where a parameter lies in the flat vectors.
-struct Place {
-    name: String,
-    shape: Vec<usize>,
+pub(super) struct Place {
+    pub name: String,
+    pub shape: Vec<usize>,
     range: Range<usize>,
-    shared: bool,
+    pub shared: bool,
 }
+
+impl Place {
+    pub fn of(params: &Params, entry: &Entry) -> Place {
+        Place {
+            name: entry.name.clone(),
+            shape: entry.shape.clone(),
+            range: entry.range.clone(),
+            shared: params.is_shared(entry),
+        }
+    }
+}
+
+/// Tensors and small state of a checkpoint, by file stem.
+type Parts = (BTreeMap<String, Vec<NamedTensor>>, BTreeMap<String, Value>);
 
 impl<F: Stored> Gathered<F> {
     /// Cuts the vectors into named tensors.
     pub fn snapshot(self) -> Snapshot {
-        let mut tensors = BTreeMap::from([(File::Optim.stem().to_string(), Vec::new())]);
+        let step = self.step;
+        let (mut tensors, json) = self.parts();
+        // There may be no states; there is a file of them.
+        tensors.entry(File::Optim.stem().into()).or_default();
+        Snapshot { step, tensors, json }
+    }
+
+    /// As [`Self::snapshot`], of files that have something in them.
+    pub(super) fn parts(self) -> Parts {
+        let mut tensors: BTreeMap<String, Vec<NamedTensor>> = BTreeMap::new();
         for (file, prefix, flat) in self.vectors {
             let held = self.places.iter().filter(|place| file != File::Balance || place.shared);
             let named = held.map(|place| NamedTensor {
@@ -168,7 +195,7 @@ impl<F: Stored> Gathered<F> {
             });
             tensors.entry(file.stem().to_string()).or_default().extend(named);
         }
-        Snapshot { step: self.step, tensors, json: self.json }
+        (tensors, self.json)
     }
 }
 
@@ -195,10 +222,20 @@ impl<F: Stored> Learner<F> {
                 vectors.push((file, format!("{name}."), whole));
             }
         }
-        vectors.push((File::Model, String::new(), self.parameters(comm)?));
-        if !comm.world().is_main() {
-            return Ok(None);
-        }
+        let Some(model) = self.parameters_on_main(comm)? else { return Ok(None) };
+        vectors.push((File::Model, String::new(), model));
+        Ok(Some(self.gathered(vectors, config, fitted, progress, source_sizes)))
+    }
+
+    /// What is written of these vectors, and the small state.
+    pub(super) fn gathered(
+        &self,
+        vectors: Vec<(File, String, Vec<F>)>,
+        config: &Config,
+        fitted: &Fitted,
+        progress: &Progress,
+        source_sizes: &[u64],
+    ) -> Gathered<F> {
         let state = RunState {
             progress: progress.clone(),
             balancer: self.balancer.save(),
@@ -209,19 +246,13 @@ impl<F: Stored> Learner<F> {
             version: env!("CARGO_PKG_VERSION").into(),
         };
         let params = &self.model.params;
-        let place = |e: &Entry| Place {
-            name: e.name.clone(),
-            shape: e.shape.clone(),
-            range: e.range.clone(),
-            shared: params.is_shared(e),
-        };
         let json = BTreeMap::from([
             ("state".into(), json(&state)),
             ("transforms".into(), json(fitted)),
             ("config".into(), json(config)),
         ]);
-        let places = params.entries.iter().map(place).collect();
-        Ok(Some(Gathered { step: progress.step, vectors, places, json }))
+        let places = params.entries.iter().map(|entry| Place::of(params, entry)).collect();
+        Gathered { step: progress.step, vectors, places, json }
     }
 
     /// As [`Self::gather`], as a snapshot.
@@ -243,7 +274,7 @@ impl<F: Stored> Learner<F> {
     }
 
     /// All states that are sharded: file, name, this rank's part.
-    fn shards(&self) -> Vec<(File, String, Cow<'_, [F]>)> {
+    pub(super) fn shards(&self) -> Vec<(File, String, Cow<'_, [F]>)> {
         let optim: Vec<Cow<'_, [F]>> = match self.tensor_states() {
             Some(states) => states.into_iter().map(Cow::Owned).collect(),
             None => vec![Cow::Borrowed(&self.optimizer.first), Cow::Borrowed(&self.optimizer.second)],
@@ -270,6 +301,21 @@ impl<F: Stored> Learner<F> {
         }
     }
 
+    /// As [`Self::parameters`], on rank 0 alone: elsewhere nothing is copied.
+    ///
+    /// # Collective
+    /// All ranks.
+    ///
+    /// # Errors
+    /// If a collective fails.
+    pub(super) fn parameters_on_main(&self, comm: &dyn Collective) -> Result<Option<Vec<F>>, CommError> {
+        let is_main = comm.world().is_main();
+        if !is_main && self.masters().is_none() {
+            return Ok(None);
+        }
+        self.parameters(comm).map(|flat| is_main.then_some(flat))
+    }
+
     /// A vector of the whole flat buffer from all ranks' shards of it.
     fn gather_shard(&self, shard: &[F], comm: &dyn Collective) -> Result<Vec<F>, CommError> {
         let n = self.model.params.flat.numel();
@@ -289,67 +335,6 @@ impl<F: Stored> Learner<F> {
         }
         Ok(whole)
     }
-
-    /// Takes over a snapshot that rank 0 has read; the other ranks pass `None`. Works for any `W`.
-    ///
-    /// # Collective
-    /// All ranks.
-    ///
-    /// # Errors
-    /// On rank 0 and then on all: tensors or state that do not fit this model.
-    pub fn restore(&mut self, from: Option<(&Path, &Snapshot)>, comm: &dyn Collective) -> Result<RunState> {
-        let mut names = vec![(File::Model, String::new())];
-        names.extend(self.shards().into_iter().map(|(file, name, _)| (file, name)));
-        let loaded = crate::comm::agree(comm, from.map(|f| self.read_snapshot(f, &names)).transpose())?;
-        let (mut vectors, state) = match loaded {
-            Some((vectors, state)) => (vectors, serde_json::to_vec(&state).unwrap_or_default()),
-            None => (vec![Vec::new(); names.len()], Vec::new()),
-        };
-        let mut state = state;
-        comm.broadcast(&mut state)?;
-        for vector in &mut vectors {
-            let mut bytes = bytemuck::cast_slice::<F, u8>(vector).to_vec();
-            comm.broadcast(&mut bytes)?;
-            *vector = bytes.chunks_exact(size_of::<F>()).map(bytemuck::pod_read_unaligned).collect();
-        }
-        let bad = |message: String| CheckpointError::Bad { path: PathBuf::from("state.json"), message };
-        let state: RunState = serde_json::from_slice(&state).map_err(|e| bad(e.to_string()))?;
-        self.balancer.load(&state.balancer).map_err(bad)?;
-        self.judge.load(&state.spikes);
-        self.optimizer.updates = state.updates;
-        let blocks: Vec<_> = self.model.params.segments.iter().map(|s| self.block(&s.range, comm)).collect();
-        let mine =
-            |whole: &Vec<F>| -> Vec<F> { blocks.iter().flat_map(|b| whole[b.clone()].iter().copied()).collect() };
-        let n_states = self.optimizer.states().len();
-        let states: Vec<Vec<F>> = vectors[1..=n_states].iter().map(mine).collect();
-        self.take_over(&vectors[0], states);
-        if let Some(method) = &mut self.shard {
-            method.load(&state.shard).map_err(bad)?;
-            for ((_, shard), whole) in method.state_mut().into_iter().zip(&vectors[1 + n_states..]) {
-                *shard = mine(whole);
-            }
-        }
-        Ok(state)
-    }
-
-    /// Parameters and optimizer states as flat vectors, and the small state.
-    fn read_snapshot(
-        &self,
-        (path, snapshot): (&Path, &Snapshot),
-        names: &[(File, String)],
-    ) -> Result<(Vec<Vec<F>>, RunState), CheckpointError> {
-        let state = snapshot.json.get("state").ok_or_else(|| missing(path, "state.json"))?;
-        let bad = |message| CheckpointError::Bad { path: path.join("state.json"), message };
-        let state: RunState = Deserialize::deserialize(state).map_err(|e: serde_json::Error| bad(e.to_string()))?;
-        state.check(snapshot.step).map_err(bad)?;
-        let vectors = names.iter().map(|(file, name)| {
-            let prefix = if name.is_empty() { String::new() } else { format!("{name}.") };
-            let stem = file.stem();
-            let tensors = snapshot.tensors.get(stem).ok_or_else(|| missing(path, &format!("{stem}.safetensors")))?;
-            flat_from::<F>(&self.model.params, *file, tensors, &prefix, &path.join(format!("{stem}.safetensors")))
-        });
-        Ok((vectors.collect::<Result<_, _>>()?, state))
-    }
 }
 
 /// Puts the parameters of a checkpoint into a model.
@@ -364,37 +349,38 @@ pub fn load_model<F: Stored>(params: &mut Params, snapshot: &Snapshot, path: &Pa
     Ok(())
 }
 
-fn flat_from<F: Stored>(
+pub(super) fn flat_from<F: Stored>(
     params: &Params,
     of: File,
     tensors: &[NamedTensor],
     prefix: &str,
     file: &Path,
 ) -> Result<Vec<F>, CheckpointError> {
-    let bad = |message: String| CheckpointError::Bad { path: file.into(), message };
     let by_name: BTreeMap<&str, &NamedTensor> = tensors.iter().map(|t| (t.name.as_str(), t)).collect();
     let mut flat = vec![F::default(); params.flat.numel()];
     for entry in params.entries.iter().filter(|e| of.holds(params, e)) {
         let name = format!("{prefix}{}", entry.name);
-        let tensor = by_name.get(name.as_str()).ok_or_else(|| {
-            bad(format!(
-                "tensor `{name}` is missing\n  hint: the model of the configuration is not the one that was saved"
-            ))
-        })?;
-        if tensor.shape != entry.shape {
-            let message = format!(
-                "tensor `{name}` has shape {:?}, the model needs {:?}\n  hint: the model of the configuration is not \
-                 the one that was saved",
-                tensor.shape, entry.shape
-            );
-            return Err(bad(message));
+        let tensor = by_name.get(name.as_str());
+        fits(&name, tensor.map(|tensor| &tensor.shape[..]), &entry.shape, file)?;
+        if let Some(tensor) = tensor {
+            flat[entry.range.clone()].copy_from_slice(&F::read(&tensor.data));
         }
-        flat[entry.range.clone()].copy_from_slice(&F::read(&tensor.data));
     }
     Ok(flat)
 }
 
-fn missing(path: &Path, file: &str) -> CheckpointError {
+/// A tensor of a file is there, in the shape that the model needs.
+pub(super) fn fits(name: &str, found: Option<&[usize]>, needed: &[usize], file: &Path) -> Result<(), CheckpointError> {
+    let what = match found {
+        Some(shape) if shape == needed => return Ok(()),
+        Some(shape) => format!("has shape {shape:?}, the model needs {needed:?}"),
+        None => "is missing".into(),
+    };
+    let hint = "hint: the model of the configuration is not the one that was saved";
+    Err(CheckpointError::Bad { path: file.into(), message: format!("tensor `{name}` {what}\n  {hint}") })
+}
+
+pub(super) fn missing(path: &Path, file: &str) -> CheckpointError {
     CheckpointError::Bad { path: path.join(file), message: "missing from the checkpoint".into() }
 }
 

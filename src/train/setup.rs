@@ -1,7 +1,7 @@
 //! Everything between a configuration and the first step.
 
 use super::guard::faulty;
-use super::{Compute, Learner, Recipe, device};
+use super::{Compute, Learner, Recipe, device, together};
 use crate::checkpoint::{self, CheckpointError, Snapshot};
 use crate::comm::{Collective, agree, threads_by_environment};
 use crate::config::{Config, GramFrom, Wire};
@@ -48,7 +48,7 @@ pub struct Options {
 pub struct Start {
     /// Its folder.
     pub path: PathBuf,
-    /// What it holds.
+    /// What it holds; without the states of optimizer and surgery where every rank reads its own.
     pub snapshot: Snapshot,
 }
 
@@ -89,16 +89,27 @@ pub fn same_config(config: &Config, comm: &dyn Collective) -> Result<()> {
 /// Finds the checkpoint to continue from and checks that the configuration may continue it.
 ///
 /// # Collective
-/// All ranks; rank 0 alone reads files.
+/// All ranks; the others help rank 0 to verify files.
 ///
 /// # Errors
 /// On all ranks: no good checkpoint where one is asked for, or one of another experiment.
 pub fn find_start(config: &Config, options: &Options, comm: &dyn Collective) -> Result<Option<Start>> {
-    let found = if comm.world().is_main() { read_start(config, options) } else { Ok(None) };
+    if !comm.world().is_main() {
+        together::serve(comm)?;
+        return agree(comm, Ok::<_, Error>(None));
+    }
+    let found = read_start(config, options, &mut |dir| Ok(together::read(dir, comm)?));
+    if let Err(e @ Error::Comm(_)) = found {
+        return Err(e);
+    }
+    together::done(comm)?;
     agree(comm, found)
 }
 
-fn read_start(config: &Config, options: &Options) -> Result<Option<Start>> {
+/// Reads a folder. The outer error ends the search, the inner one is what is wrong with the folder.
+type Read<'a> = &'a mut dyn FnMut(&Path) -> Result<Result<Snapshot, CheckpointError>>;
+
+fn read_start(config: &Config, options: &Options, read: Read<'_>) -> Result<Option<Start>> {
     let root = config.run.dir().join("checkpoints");
     let start = match &options.resume {
         Resume::Never => {
@@ -112,12 +123,12 @@ fn read_start(config: &Config, options: &Options) -> Result<Option<Start>> {
             }
             None
         }
-        Resume::Auto => latest(&root)?,
+        Resume::Auto => latest(&root, read)?,
         // The same command continues: once this run has checkpoints of its own, they count. Only a checkpoint of this
         // very run is meant as it is: going back.
-        Resume::From(dir) if is_inside(dir, &root) => Some(read_checkpoint(dir)?),
-        Resume::From(dir) => match latest(&root)? {
-            None => Some(read_checkpoint(dir)?),
+        Resume::From(dir) if is_inside(dir, &root) => Some(start_from(dir, read)?),
+        Resume::From(dir) => match latest(&root, read)? {
+            None => Some(start_from(dir, read)?),
             own => own,
         },
     };
@@ -131,10 +142,17 @@ fn is_inside(dir: &Path, root: &Path) -> bool {
     matches!((dir.canonicalize(), root.canonicalize()), (Ok(dir), Ok(root)) if dir.starts_with(&root))
 }
 
-fn latest(root: &Path) -> Result<Option<Start>> {
-    let Some(found) = checkpoint::latest(root)? else { return Ok(None) };
-    found.warnings.iter().for_each(|w| tracing::warn!("{w}"));
-    Ok(Some(Start { path: found.path, snapshot: found.snapshot }))
+fn latest(root: &Path, read: Read<'_>) -> Result<Option<Start>> {
+    let mut candidates = checkpoint::Candidates::below(root)?;
+    while let Some(path) = candidates.next() {
+        let snapshot = read(&path)?;
+        if let Some(found) = candidates.judge(path, snapshot) {
+            found.warnings.iter().for_each(|w| tracing::warn!("{w}"));
+            return Ok(Some(Start { path: found.path, snapshot: found.snapshot }));
+        }
+    }
+    candidates.none_left()?;
+    Ok(None)
 }
 
 /// Reads a checkpoint folder, or the latest checkpoint of a run directory.
@@ -142,12 +160,16 @@ fn latest(root: &Path) -> Result<Option<Start>> {
 /// # Errors
 /// If there is none that verifies.
 pub fn read_checkpoint(dir: &Path) -> Result<Start> {
+    start_from(dir, &mut |dir| Ok(checkpoint::read(dir)))
+}
+
+fn start_from(dir: &Path, read: Read<'_>) -> Result<Start> {
     let root = dir.join("checkpoints");
     if root.is_dir() {
         let none = || CheckpointError::Bad { path: root.clone(), message: "holds no checkpoint yet".into() };
-        return Ok(latest(&root)?.ok_or_else(none)?);
+        return Ok(latest(&root, read)?.ok_or_else(none)?);
     }
-    Ok(Start { path: dir.into(), snapshot: checkpoint::read(dir)? })
+    Ok(Start { path: dir.into(), snapshot: read(dir)?? })
 }
 
 /// A changed configuration may continue only if no change makes it another experiment, or the user wants it so.

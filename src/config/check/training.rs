@@ -1,7 +1,7 @@
 //! Sections `balance`, `optim`, `schedule`, `train`, `comm`, `checkpoint` and `log`.
 
 use super::super::fault::{any_of, quote};
-use super::super::{Adam, Checkpoint, Config, Optim, Schedule, Sgd, Spike, Train, hints};
+use super::super::{Adam, Config, Layout, Optim, Reduction, Schedule, Sgd, Spike, Train, hints};
 use super::{At, Checked, MANY};
 
 /// Longest time-out in seconds.
@@ -19,7 +19,7 @@ pub(super) fn check(config: &Config) -> Checked {
     At::key("data").then("timeout").within(config.data.timeout, 0, YEAR)?;
     At::key("comm").then("timeout").within(config.comm.timeout, 0, YEAR)?;
     At::key("comm").then("init_timeout").within(config.comm.init_timeout, 0, YEAR)?;
-    checkpoint(&At::key("checkpoint"), &config.checkpoint)?;
+    checkpoint(&At::key("checkpoint"), config)?;
     At::key("log").then("every").within(config.log.every, 1, MANY)?;
     At::key("log").then("image_every").within(config.log.image_every, 0, MANY)?;
     let factor = config.log.straggler;
@@ -27,11 +27,15 @@ pub(super) fn check(config: &Config) -> Checked {
     At::key("log").then("straggler").need(factor == 0.0 || (factor > 1.0 && factor.is_finite()), message)
 }
 
-fn checkpoint(at: &At, checkpoint: &Checkpoint) -> Checked {
+fn checkpoint(at: &At, config: &Config) -> Checked {
+    let checkpoint = &config.checkpoint;
     at.then("every").within(checkpoint.every, 0, MANY)?;
     checkpoint.every_minutes.map_or(Ok(()), |minutes| at.then("every_minutes").positive(minutes))?;
     at.then("keep").within(checkpoint.keep as u64, 1, MANY)?;
-    at.then("keep_every").within(checkpoint.keep_every, 0, MANY)
+    at.then("keep_every").within(checkpoint.keep_every, 0, MANY)?;
+    let possible = checkpoint.layout != Layout::Sharded || config.comm.reduction == Reduction::Sharded;
+    let message = "needs `comm.reduction: sharded`: with `all_reduce` every rank has all states";
+    at.then("layout").need(possible, message)
 }
 
 fn optim(at: &At, optim: &Optim) -> Checked {

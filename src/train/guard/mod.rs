@@ -94,7 +94,9 @@ impl<F: Stored> Session<'_, F> {
 
     /// Ends the run, with the checkpoint in flight written: it is the one to go back to.
     fn give_up(&mut self, words: &str, hint: &str) -> Error {
-        self.saver.wait(&mut self.logger);
+        if let Err(e) = self.saver.wait(&mut self.logger) {
+            return e;
+        }
         self.finish(Status::Failed);
         Error::Guard(format!("step {}: {words}\n  hint: {hint}", self.progress.step))
     }

@@ -58,7 +58,7 @@ impl<F: Stored> Session<'_, F> {
     pub(super) fn roll_back(&mut self, refusal: &Refusal) -> Result<()> {
         let bad = self.progress.step;
         note(self.comm, bad, "rollback");
-        self.saver.wait(&mut self.logger);
+        self.saver.wait(&mut self.logger)?;
         let options = Options { resume: Resume::Auto, allow_config_change: true };
         let start = match setup::find_start(self.config, &options, self.comm) {
             Err(e) if e.is_local() => return Err(e),
