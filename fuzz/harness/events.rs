@@ -201,7 +201,7 @@ impl Source<'_> {
             skipped: self.number(),
             checkpoint_ms: Some(self.float()),
             device: None,
-            ranks: (self.byte() % 2 == 0).then(|| self.ranks()),
+            ranks: self.byte().is_multiple_of(2).then(|| self.ranks()),
         }
     }
 
