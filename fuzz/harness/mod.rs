@@ -16,8 +16,11 @@ mod workplace;
 #[allow(unused_imports)] // the fuzzer makes no seeds
 pub use checkpoint::entry;
 
+/// What a target does with an input.
+type Target = fn(&[u8]);
+
 /// Name and function of every target.
-pub const TARGETS: [(&str, fn(&[u8])); 17] = [
+pub const TARGETS: [(&str, Target); 17] = [
     ("arff", readers::arff),
     ("checkpoint", checkpoint::run),
     ("config", config::file),
