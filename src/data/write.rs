@@ -213,7 +213,8 @@ mod tests {
     #[test]
     fn parquet_keeps_types_and_bits() {
         let (_folder, path) = written("p.parquet");
-        let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReader::try_new(File::open(path).unwrap(), 10);
+        let reader =
+            parquet::arrow::arrow_reader::ParquetRecordBatchReader::try_new(std::fs::File::open(path).unwrap(), 10);
         let batch = reader.unwrap().next().unwrap().unwrap();
         assert_eq!(batch.schema().field(1).name(), "q, r");
         assert_eq!(batch.column(0).as_primitive::<Float32Type>().values()[..2], [0.1, 1e-30]);
