@@ -16,11 +16,11 @@ mod workplace;
 #[allow(unused_imports)] // the fuzzer makes no seeds
 pub use checkpoint::entry;
 
-/// What is run on every input.
-type Function = fn(&[u8]);
+/// What a target does with an input.
+type Target = fn(&[u8]);
 
 /// Name and function of every target.
-pub const TARGETS: [(&str, Function); 17] = [
+pub const TARGETS: [(&str, Target); 17] = [
     ("arff", readers::arff),
     ("checkpoint", checkpoint::run),
     ("config", config::file),
