@@ -3,8 +3,10 @@
 use crate::comm::{Collective, CommError};
 use crate::config::{Config, Layout, Reduction};
 use crate::error::{Error, Result};
+use crate::files::{create_anew, make_dir};
 use std::fs;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// Start of the name of the file by which ranks find out whether they see the same folder.
@@ -67,14 +69,14 @@ struct Probe {
 
 impl Probe {
     fn lay(root: &Path) -> std::io::Result<Probe> {
-        fs::create_dir_all(root)?;
+        make_dir(root)?;
         // What a killed job has left; this one has the run directory to itself.
         for old in fs::read_dir(root)?.flatten().filter(|e| e.file_name().to_string_lossy().starts_with(PROBE)) {
             fs::remove_file(old.path())?;
         }
         let word = format!("{:016x}", RandomState::new().build_hasher().finish());
         let probe = Probe { path: root.join(format!("{PROBE}{word}")), word };
-        fs::write(&probe.path, &probe.word)?;
+        create_anew(&probe.path)?.write_all(probe.word.as_bytes())?;
         Ok(probe)
     }
 }
@@ -94,7 +96,7 @@ fn look(root: &Path, word: &str, rank: usize) -> std::io::Result<()> {
         return Err(std::io::Error::other(format!("{}: holds something else", path.display())));
     }
     let mine = root.join(format!("{PROBE}{word}-{rank}"));
-    fs::write(&mine, word)?;
+    create_anew(&mine)?.write_all(word.as_bytes())?;
     fs::remove_file(&mine)
 }
 
