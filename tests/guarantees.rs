@@ -14,7 +14,7 @@ fn named(line: &str) -> Vec<(String, Vec<String>)> {
         if ["tests/", "src/", "scripts/"].iter().any(|folder| word.starts_with(folder)) {
             let path = word.split(' ').next().unwrap_or_default();
             found.push((path.into(), Vec::new()));
-        } else if let Some((_, tests)) = found.last_mut().filter(|_| is_test && word.contains('_')) {
+        } else if let Some((_, tests)) = found.last_mut().filter(|_| is_test) {
             tests.push(word.into());
         }
     }
