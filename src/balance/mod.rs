@@ -89,6 +89,13 @@ impl Coefficients {
     }
 }
 
+/// See [`Balancer::last_coefficients`].
+#[derive(Debug, Clone)]
+pub struct LastCoefficients {
+    smooth: Vec<Smooth>,
+    kept: Vec<Vec<f64>>,
+}
+
 impl Balancer {
     /// The configured balancing of these tasks, for `n_groups` groups of layers (1 unless the configuration asks for
     /// groups). `seed` is that of the run.
@@ -257,6 +264,16 @@ impl Balancer {
 
     fn moment<'a>(&self, losses: &'a [Option<f64>], step: u64) -> Moment<'a> {
         Moment { losses, step, steps_per_epoch: self.steps_per_epoch, seed: self.seed }
+    }
+
+    /// The coefficients that later steps build on: smoothed ones, and those of surgery.
+    pub fn last_coefficients(&self) -> LastCoefficients {
+        LastCoefficients { smooth: self.smooth.clone(), kept: self.kept.clone() }
+    }
+
+    /// Forgets the coefficients of a step that was not taken; `before` is from before it.
+    pub fn forget_since(&mut self, before: LastCoefficients) {
+        (self.smooth, self.kept) = (before.smooth, before.kept);
     }
 
     /// State for a checkpoint.

@@ -293,12 +293,13 @@ impl<F: TorchReal + Number> Learner<F> {
         let micro = |batch: &Batch| Micro { counts: counts(&self.losses, batch, &active), batch: batch.to(device) };
         let batches: Vec<Micro> = batches.iter().map(micro).collect();
         let at = Place { step, batches: &batches, active: &active, comm };
-        let mut phases = Phases::default();
+        let (mut phases, before) = (Phases::default(), self.balancer.last_coefficients());
         self.look_ahead(at, lr, &mut phases)?;
         let local = self.local(at, &mut phases)?;
         let mut report = self.descend(&at, lr, local, phases)?;
         report.phases.collect();
         if report.refused.is_some() {
+            self.balancer.forget_since(before);
             return Ok(report);
         }
         self.optimizer.updates += 1;
