@@ -11,11 +11,11 @@ max_restarts=${MAX_RESTARTS:-100} # a run that needs more has gone wrong, or nee
 listening_s=${LISTENING_S:-10}     # after which every process surely listens to USR1; sooner, the signal would kill it
 
 # From now on the signals are ours, and do not end this script.
-job="" job_began=$SECONDS asked=false cancelled=false
-trap 'asked=true; job_pass_on' USR1
+job="" job_began=$SECONDS asked=false cancelled=false caught=0
+trap 'asked=true caught=$((caught + 1)); job_pass_on' USR1
 # scancel, or SLURM's own preemption: the job ends, and whether it comes back is not for us to say. The processes of srun
 # have the signal too.
-trap 'cancelled=true' TERM
+trap 'cancelled=true caught=$((caught + 1))' TERM
 
 job_pass_on() {
     [ -n "$job" ] || return 0
@@ -60,17 +60,17 @@ job_sweep() {
 
 # job_run LAUNCHER...: runs the program under the launcher, to the end of this script.
 job_run() {
-    local status before
+    local status before handled
     before=$(job_checkpoint)
     echo "$(date -Is) job ${SLURM_JOB_ID:-?}, start $restarts on ${SLURM_JOB_NODELIST:-?}: $*"
     job_began=$SECONDS
     "$@" &
     job=$!
     ! $asked || job_pass_on
-    while true; do # a trapped signal ends `wait` early, with the signal's code instead of the job's
-        status=0
+    while true; do # a trapped signal ends `wait` early, with the signal's code; asked again, it has that of the job
+        handled=$caught status=0
         wait "$job" || status=$?
-        kill -0 "$job" 2>/dev/null || break
+        [ "$handled" != "$caught" ] || break
     done
     echo "$(date -Is) job ${SLURM_JOB_ID:-?}, start $restarts: exit code $status after $((SECONDS - job_began)) s, $(job_checkpoint)"
     [ "$status" = 75 ] || exit "$status"

@@ -13,7 +13,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 /// Places below the root. The folders that a manifest of kind 3 vouches for come first.
-const PLACES: [&str; 20] = [
+const PLACES: [&str; 21] = [
     "step_00000010",
     "step_00000020",
     ".old-step_00000010",
@@ -34,6 +34,7 @@ const PLACES: [&str; 20] = [
     "latest",
     "best",
     "step_18446744073709551615/state.json",
+    "step_00000010/optim.rank00000-of-00002.safetensors",
 ];
 
 /// Makes what an input describes below a root.
@@ -84,8 +85,9 @@ fn vouch(dir: &Path, more: &[u8]) -> std::io::Result<()> {
     };
     let mut files: Vec<Value> = names.iter().map(entry).collect();
     files.extend(serde_json::from_slice::<Vec<Value>>(more).unwrap_or_default());
+    let format = if names.iter().any(|name| name.contains(".rank")) { 2 } else { 1 };
     let manifest = |check: &str| {
-        let value = json!({ "format": 1, "step": step, "files": files, "check": check });
+        let value = json!({ "format": format, "step": step, "files": files, "check": check });
         format!("{value:#}\n")
     };
     fs::write(dir.join("MANIFEST.json"), manifest(&hash(manifest("").as_bytes())))

@@ -11,6 +11,9 @@ use rand::RngExt;
 use std::ops::Range;
 use tch::{Device, Kind, Tensor};
 
+/// Values of a parameter that are drawn at a time.
+const PIECE: usize = 1 << 20;
+
 /// Parameters start at multiples of this many elements (64 bytes of `f32`), as libtorch's own allocations do.
 const ALIGN: usize = 16;
 
@@ -91,15 +94,20 @@ impl ParamBuilder {
     pub fn param(&mut self, name: impl Into<String>, shape: &[usize], init: Init) -> Tensor {
         let name = name.into();
         assert!(self.drafts.iter().all(|d| d.name != name), "two parameters are called `{name}`");
-        let n = shape.iter().product();
         let mut rng = rng(self.seed, Stream::Init, self.drafts.len() as u64, 0);
-        let values: Vec<f64> = match init {
-            Init::Uniform(bound) => (0..n).map(|_| bound * (2.0 * rng.random::<f64>() - 1.0)).collect(),
-            Init::Normal(sd) => (0..n).map(|_| sd * normal(&mut rng)).collect(),
-            Init::Constant(x) => vec![x; n],
+        let mut draw = || match init {
+            Init::Uniform(bound) => bound * (2.0 * rng.random::<f64>() - 1.0),
+            Init::Normal(sd) => sd * normal(&mut rng),
+            Init::Constant(x) => x,
         };
-        let shape: Vec<i64> = shape.iter().map(|&d| d as i64).collect();
-        let tensor = Tensor::from_slice(&values).reshape(shape).to_kind(self.kind).to_device(self.device);
+        let n: usize = shape.iter().product();
+        let flat = Tensor::empty([n as i64], (self.kind, self.device));
+        // In pieces: a copy of a large parameter in 64 bits may not fit beside it.
+        for at in (0..n).step_by(PIECE) {
+            let values: Vec<f64> = (at..n.min(at + PIECE)).map(|_| draw()).collect();
+            flat.narrow(0, at as i64, values.len() as i64).copy_(&Tensor::from_slice(&values));
+        }
+        let tensor = flat.reshape(shape.iter().map(|&d| d as i64).collect::<Vec<_>>());
         let tensor = tensor.set_requires_grad(true);
         let (scope, stage) = (self.scope.clone(), self.stage);
         self.drafts.push(Draft { name, scope, stage, tensor: tensor.shallow_clone() });

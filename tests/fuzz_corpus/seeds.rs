@@ -19,6 +19,7 @@ pub fn all() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("events_read", "good", events()),
         ("events_write", "bytes", (0..=255).collect()),
         ("checkpoint", "good", good_checkpoint()),
+        ("checkpoint", "in_parts", checkpoint_in_parts()),
         ("checkpoint", "links", links()),
         ("checkpoint", "huge_sizes", huge_sizes()),
         ("npy", "vector", npy("<f4", "(2,)", &[0; 8])),
@@ -85,6 +86,24 @@ fn good_checkpoint() -> Vec<u8> {
         entry(0, "latest", b"step_00000010\n"),
         entry(0, "best", b"step_00000010\n"),
         entry(5, ".tmp-step_00000030-4294967295", b""),
+    ]
+    .concat()
+}
+
+/// As two ranks write it, each its own states.
+fn checkpoint_in_parts() -> Vec<u8> {
+    let part = |start: usize, n: usize| {
+        let pieces = format!(r#"{{"m":[{start},[2]]}}"#).replace('"', "\\\"");
+        let tensor = format!(r#"{{"dtype":"F32","shape":[{n}],"data_offsets":[0,{}]}}"#, 4 * n);
+        let header = format!(r#"{{"__metadata__":{{"format":"pt","pieces":"{pieces}"}},"m":{tensor}}}"#);
+        [header.as_bytes(), b"\0", &vec![0; 4 * n]].concat()
+    };
+    [
+        entry(1, "step_00000010/optim.rank00000-of-00002.safetensors", &part(0, 1)),
+        entry(1, "step_00000010/optim.rank00001-of-00002.safetensors", &part(1, 1)),
+        entry(0, "step_00000010/state.json", b"{}"),
+        entry(3, "step_00000010", b""),
+        entry(0, "latest", b"step_00000010\n"),
     ]
     .concat()
 }
