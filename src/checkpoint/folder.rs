@@ -73,6 +73,12 @@ pub(super) fn stale_temps(root: &Path) -> Result<Vec<PathBuf>> {
     Ok(file_names(root)?.into_iter().filter(stale).map(|file_name| root.join(file_name)).collect())
 }
 
+/// All temporary names, whoever made them.
+pub(super) fn all_temps(root: &Path) -> Result<Vec<PathBuf>> {
+    let names = file_names(root)?.into_iter().filter(|file_name| file_name.starts_with(TEMP));
+    Ok(names.map(|file_name| root.join(file_name)).collect())
+}
+
 fn is_running(pid: u32) -> bool {
     let processes = Path::new("/proc");
     // Where there is no /proc nothing is known, and what is not known to be dead stays.

@@ -40,11 +40,11 @@ pub use folder::{best, mark_best};
 pub use manifest::FileInfo;
 pub use pieces::Piece;
 pub use point::Point;
-pub use prune::{Keep, prune};
+pub use prune::{Keep, clear, prune};
 pub use read::{Candidates, Found, latest, read, verify};
 pub use state::{State, float, floats, read_float, read_floats};
 pub use survey::{Survey, Surveyed, files, survey};
-pub use write::{Share, begin, finish, undo, write, write_share, write_with};
+pub use write::{Share, begin, finish, make_root, undo, write, write_share, write_with};
 pub use writer::{Order, Report, Work, Writer, Written};
 
 use std::collections::BTreeMap;

@@ -38,6 +38,16 @@ pub fn prune(root: &Path, keep: Keep) -> Result<Vec<PathBuf>> {
     prune_with(root, keep, &mut || ())
 }
 
+/// Removes everything that writes which did not end have left behind: theirs is the room that the next one may need. For
+/// the one job that has the root to itself, before its first write. What cannot be removed stays.
+pub fn clear(root: &Path) {
+    for path in folder::all_temps(root).unwrap_or_default() {
+        if let Err(e) = remove_any(&path) {
+            tracing::debug!("a leftover of an earlier job stays: {e}");
+        }
+    }
+}
+
 /// As [`prune`], with a hook that is called when a checkpoint has lost its name, and not its content.
 pub(super) fn prune_with(root: &Path, keep: Keep, unnamed: &mut dyn FnMut()) -> Result<Vec<PathBuf>> {
     for path in folder::stale_temps(root)? {

@@ -165,7 +165,11 @@ fn all_there(temp: &Path, files: &[FileInfo]) -> Result<()> {
     Ok(())
 }
 
-fn make_root(root: &Path) -> Result<()> {
+/// Makes the folder of the checkpoints, with its name on the disk.
+///
+/// # Errors
+/// If it cannot be made.
+pub fn make_root(root: &Path) -> Result<()> {
     if root.is_dir() {
         return Ok(());
     }

@@ -127,8 +127,14 @@ impl Drop for Loader {
             // Without a receiver the thread's next send fails, and it ends.
             drop(batches.take());
             if let Some(thread) = thread.take() {
-                // Panics in there have become errors.
-                let _ = thread.join();
+                // A batch that hangs is not waited for. Panics in there have become errors.
+                let patience = Instant::now() + Duration::from_secs(2);
+                while !thread.is_finished() && Instant::now() < patience {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                if thread.is_finished() {
+                    let _ = thread.join();
+                }
             }
         }
     }

@@ -1,9 +1,10 @@
 //! Who writes checkpoints: rank 0 alone, or every rank its own states.
 
+use crate::checkpoint::make_root;
 use crate::comm::{Collective, CommError};
 use crate::config::{Config, Layout, Reduction};
 use crate::error::{Error, Result};
-use crate::files::{create_anew, make_dir};
+use crate::files::create_anew;
 use std::fs;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::Write;
@@ -69,7 +70,7 @@ struct Probe {
 
 impl Probe {
     fn lay(root: &Path) -> std::io::Result<Probe> {
-        make_dir(root)?;
+        make_root(root).map_err(std::io::Error::other)?;
         // What a killed job has left; this one has the run directory to itself.
         for old in fs::read_dir(root)?.flatten().filter(|e| e.file_name().to_string_lossy().starts_with(PROBE)) {
             fs::remove_file(old.path())?;

@@ -20,7 +20,7 @@ mod time_limit;
 mod together;
 mod window;
 
-pub use guard::Refusal;
+pub use guard::{Refusal, Rollbacks};
 pub use learner::{Compute, Learner, Recipe, StepReport};
 pub use progress::Progress;
 pub use replicas::check_replicas;
@@ -31,14 +31,14 @@ pub use time_limit::TimeLimit;
 use crate::checkpoint;
 use crate::comm::{Collective, agree, agree_on_sum, note};
 use crate::config::{Config, Precision};
-use crate::data::{Dataset, Loader, LoaderOptions, Split};
-use crate::error::{Error, Result};
+use crate::data::{DataError, Dataset, Loader, LoaderOptions, Split};
+use crate::error::{self, Error, Result};
 use crate::eval::{evaluate, score};
 use crate::fault;
 use crate::files::make_dir;
 use crate::log::{DeviceRecord, EvalRecord, HParam, Logger, RunInfo, Status, Summary, TaskInfo, TrainRecord};
 use crate::optim;
-use guard::{Next, Rollbacks};
+use guard::Next;
 use lock::RunLock;
 use persist::Stored;
 use phases::{Phase, Phases};
@@ -82,7 +82,6 @@ struct Session<'a, F> {
     dataset: Arc<Dataset>,
     learner: Learner<F>,
     progress: Progress,
-    rollbacks: Rollbacks,
     saver: Saver<'a>,
     stragglers: Stragglers,
     logger: Logger,
@@ -140,7 +139,6 @@ impl<'a, F: Stored> Session<'a, F> {
             dataset: Arc::new(dataset),
             learner,
             progress,
-            rollbacks: Rollbacks::default(),
             saver,
             stragglers: Stragglers::new(config, comm)?,
             logger,
@@ -151,7 +149,9 @@ impl<'a, F: Stored> Session<'a, F> {
             began,
             _lock: lock,
         };
-        session.anchor(resumed == [1] && options.resume == Resume::Auto)?;
+        let mut continued = vec![u8::from(resumed == [1] && options.resume == Resume::Auto)];
+        comm.broadcast(&mut continued)?;
+        session.anchor(continued == [1])?;
         Ok(session)
     }
 
@@ -177,7 +177,7 @@ impl<'a, F: Stored> Session<'a, F> {
             note(self.comm, step + 1, "data");
             fault::strike(step + 1, world)?;
             replicas::flip(&self.learner.model.params, fault::flipped(step + 1, world));
-            let (batches, wait_ms) = loader.next()?;
+            let (batches, wait_ms) = loader.next().map_err(shortage_or)?;
             note(self.comm, step + 1, "compute");
             let lr = optim::lr(&config.schedule, config.optim.lr(), step, self.total_steps);
             let sent = self.learner.bytes_sent(self.comm);
@@ -195,6 +195,8 @@ impl<'a, F: Stored> Session<'a, F> {
             self.progress.evaluated.clear();
             let boundary = Instant::now();
             if self.guard(&report)? == Next::Back {
+                // Never two of them: each holds batches.
+                drop(loader);
                 loader = self.loader()?;
                 window.pause(boundary);
                 continue;
@@ -418,6 +420,14 @@ impl<'a, F: Stored> Session<'a, F> {
             best: self.progress.best.clone(),
             last: self.progress.evaluated.clone(),
         });
+    }
+}
+
+/// A batch that found no memory is told as any other lack of it.
+fn shortage_or(error: DataError) -> Error {
+    match &error {
+        DataError::Loader(words) => error::shortage(words).map_or(error.into(), Error::Memory),
+        _ => error.into(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a run has come to: everything small that must survive a stop, besides the learner itself.
 
+use super::guard::Rollbacks;
 use crate::log::EvalRecord;
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +20,9 @@ pub struct Progress {
     /// Steps (from 1) that are left out because a run that took them had to be taken back; ascending.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<u64>,
+    /// How often the run was taken back without getting beyond where it had been.
+    #[serde(default)]
+    pub rollbacks: Rollbacks,
     /// Best score so far.
     pub best_score: Option<f64>,
     /// Evaluations of the parameters with the best score, one per split.

@@ -6,6 +6,8 @@ use crate::checkpoint::{CheckpointError, Snapshot};
 use crate::comm::{Collective, agree};
 use crate::error::Result;
 use serde::Deserialize;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 impl<F: Stored> Learner<F> {
@@ -22,9 +24,10 @@ impl<F: Stored> Learner<F> {
     pub fn restore(&mut self, from: Option<(&Path, &Snapshot)>, comm: &dyn Collective) -> Result<RunState> {
         let states_stay = |(_, snapshot): &(&Path, &Snapshot)| !snapshot.tensors.contains_key(File::Optim.stem());
         let place = from.filter(states_stay).map(|(path, _)| std::path::absolute(path).unwrap_or_else(|_| path.into()));
-        let mut place = serde_json::to_vec(&place).unwrap_or_default();
+        // A path need not be text; it is never empty.
+        let mut place = place.map_or_else(Vec::new, |place| place.into_os_string().into_vec());
         comm.broadcast(&mut place)?;
-        let place: Option<PathBuf> = serde_json::from_slice(&place).unwrap_or_default();
+        let place = (!place.is_empty()).then(|| PathBuf::from(OsString::from_vec(place)));
 
         let mut names = vec![(File::Model, String::new())];
         if place.is_none() {

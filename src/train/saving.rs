@@ -81,6 +81,10 @@ impl<'a> Saver<'a> {
     pub fn new(config: &Config, comm: &'a dyn Collective) -> Result<Saver<'a>> {
         let world = comm.world();
         let root = config.run.dir().join("checkpoints");
+        if world.is_main() {
+            // The run directory is this job's: whatever a killed one was writing is in the way, and takes room.
+            checkpoint::clear(&root);
+        }
         let sharded = layout::is_sharded(config, comm)?;
         let writer = (sharded || world.is_main()).then(|| {
             let hook = move |step, point, nth| fault::strike_writing(step, point, nth, world);
@@ -135,15 +139,15 @@ impl<'a> Saver<'a> {
         let world = self.comm.world();
         let mut strike = |point: Point| fault::strike_writing(step, point, 1, world);
         let made = world.is_main().then(|| checkpoint::begin(&self.root, step, &mut strike));
-        let path = made.as_ref().and_then(|made| made.as_ref().ok());
-        let path = path.map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone()));
-        let mut bytes = serde_json::to_vec(&path).unwrap_or_default();
+        // The name alone, which is plain text: the folder above is where this rank was found to see it.
+        let name = made.as_ref().and_then(|made| made.as_ref().ok()?.file_name()?.to_str());
+        let mut bytes = name.unwrap_or_default().as_bytes().to_vec();
         self.comm.broadcast(&mut bytes)?;
         if let Some(Err(e)) = made {
             checkpoint::undo(&self.root, step);
             self.stage = Stage::Failed(e);
         }
-        Ok(serde_json::from_slice(&bytes).unwrap_or_default())
+        Ok((!bytes.is_empty()).then(|| self.root.join(String::from_utf8_lossy(&bytes).as_ref())))
     }
 
     /// Hands this rank's part of a checkpoint to its writer, for the folder that [`Self::begin`] has made.

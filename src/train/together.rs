@@ -7,6 +7,9 @@ use super::persist::File;
 use crate::checkpoint::{self, Archive, CheckpointError, FileInfo, Snapshot};
 use crate::comm::{Collective, CommError};
 use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
+use std::io::ErrorKind;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 type Result<T> = std::result::Result<T, CommError>;
@@ -14,7 +17,8 @@ type Result<T> = std::result::Result<T, CommError>;
 /// A folder that rank 0 wants to be looked at.
 #[derive(Debug, Serialize, Deserialize)]
 struct Request {
-    dir: PathBuf,
+    /// Its path, which need not be text.
+    dir: Vec<u8>,
     /// What the manifest must be, lest another folder of this name is taken for it.
     fingerprint: String,
 }
@@ -37,7 +41,7 @@ pub(super) fn read(dir: &Path, comm: &dyn Collective) -> Result<std::result::Res
         Err(e) => return Ok(Err(e)),
     };
     let absolute = std::path::absolute(dir).unwrap_or_else(|_| dir.into());
-    say(Some(Request { dir: absolute, fingerprint: archive.fingerprint().into() }), comm)?;
+    say(Some(Request { dir: absolute.into_os_string().into_vec(), fingerprint: archive.fingerprint().into() }), comm)?;
     if !all(true, comm)? {
         return Ok(checkpoint::read(dir));
     }
@@ -46,12 +50,17 @@ pub(super) fn read(dir: &Path, comm: &dyn Collective) -> Result<std::result::Res
     let read = archive.read_files(&rest);
     let verified = states.iter().try_for_each(|file| archive.verify(file));
     let found = tell(verified.as_ref().err(), comm)?;
-    Ok(read.and_then(|snapshot| {
-        verified?;
-        found.map_or(Ok(snapshot), |Damage { file, message }| {
-            Err(CheckpointError::Bad { path: dir.join(file), message })
-        })
-    }))
+    let (snapshot, Damage { file, unread, message }) = match (read.and_then(|read| verified.map(|()| read)), found) {
+        (Ok(snapshot), Some(damage)) => (snapshot, damage),
+        (mine, _) => return Ok(mine),
+    };
+    if unread {
+        // The disk or the network of that rank, which says nothing about the checkpoint.
+        tracing::warn!("{}: {message}; rank 0 reads all of it", dir.join(&file).display());
+        drop(snapshot);
+        return Ok(checkpoint::read(dir));
+    }
+    Ok(Err(CheckpointError::Bad { path: dir.join(file), message }))
 }
 
 /// Tells the other ranks that nothing more is to be read.
@@ -74,6 +83,7 @@ pub(super) fn done(comm: &dyn Collective) -> Result<()> {
 /// If a collective fails.
 pub(super) fn serve(comm: &dyn Collective) -> Result<()> {
     while let Some(Request { dir, fingerprint }) = say(None, comm)? {
+        let dir = PathBuf::from(OsString::from_vec(dir));
         let archive = Archive::open(&dir).ok().filter(|archive| archive.fingerprint() == fingerprint);
         let sees = all(archive.is_some(), comm)?;
         if let Some(archive) = archive.filter(|_| sees) {
@@ -100,19 +110,25 @@ fn all(mine: bool, comm: &dyn Collective) -> Result<bool> {
 #[derive(Debug, Serialize, Deserialize)]
 struct Damage {
     /// Name in the folder.
-    file: PathBuf,
+    file: String,
+    /// It could not be read, and may be good.
+    unread: bool,
     message: String,
 }
 
 /// What any rank has found, that of the lowest one first.
 fn tell(mine: Option<&CheckpointError>, comm: &dyn Collective) -> Result<Option<Damage>> {
     let damage = mine.map(|error| {
-        let (path, message) = match error {
-            CheckpointError::Io { path, source } => (path.as_path(), source.to_string()),
-            CheckpointError::Bad { path, message } => (path.as_path(), message.clone()),
-            CheckpointError::OnRank { message, .. } => (Path::new(""), message.clone()),
+        let (path, unread, message) = match error {
+            // A file that is not there is as good as damaged.
+            CheckpointError::Io { path, source } => {
+                (path.as_path(), source.kind() != ErrorKind::NotFound, source.to_string())
+            }
+            CheckpointError::Bad { path, message } => (path.as_path(), false, message.clone()),
+            CheckpointError::OnRank { message, .. } => (Path::new(""), false, message.clone()),
         };
-        Damage { file: path.file_name().unwrap_or_default().into(), message }
+        let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Damage { file, unread, message }
     });
     let all = comm.all_gather_bytes(&serde_json::to_vec(&damage).unwrap_or_default())?;
     Ok(all.iter().find_map(|bytes| serde_json::from_slice(bytes).unwrap_or_default()))
@@ -130,11 +146,11 @@ fn parts(files: &[FileInfo], ranks: usize) -> Vec<Vec<FileInfo>> {
     states.sort_by_key(|file| std::cmp::Reverse(file.bytes));
     let mut parts: Vec<Vec<FileInfo>> = vec![Vec::new(); ranks];
     let mut bytes = vec![0; ranks];
-    bytes[0] = rest.iter().map(|file| file.bytes).sum::<u64>();
+    bytes[0] = rest.iter().fold(0u64, |sum, file| sum.saturating_add(file.bytes));
     parts[0] = rest;
     for file in states {
         let least = (0..ranks).min_by_key(|&rank| bytes[rank]).unwrap_or(0);
-        bytes[least] += file.bytes;
+        bytes[least] = bytes[least].saturating_add(file.bytes);
         parts[least].push(file);
     }
     parts

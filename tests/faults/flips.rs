@@ -40,6 +40,13 @@ fn two_ranks_differ_and_cannot_tell_who_is_right() {
     is_found(2, "7:1", &set, "step 7: the parameters of rank 1 are not those of rank 0, ", 6);
 }
 
+/// Which moves parameters and gathers them from the ranks that own them before the update.
+#[test]
+fn it_is_found_before_a_weighting_looks_ahead() {
+    let set = ["checkpoint.every=2", "train.replica_check_every=1", "balance.weighting=auto_lambda"];
+    is_found(3, "5:1", &set, "step 5: the parameters of rank 1 are not those of the other ranks, ", 4);
+}
+
 #[test]
 fn a_parameter_that_is_not_there_is_refused() {
     let sandbox = Sandbox::new();

@@ -40,7 +40,7 @@ fn a_loader_that_hangs_is_warned_of_and_ends_the_run() {
 #[test]
 fn a_loader_that_is_late_is_warned_of_and_nothing_else() {
     let sandbox = Sandbox::new();
-    let output = broken(&sandbox, ALONE, "x", "stall=4@4:0", &["data.timeout=6"]).exits_with(0);
+    let output = broken(&sandbox, ALONE, "x", "stall=9@4:0", &["data.timeout=14"]).exits_with(0);
     assert_eq!(output.stderr.matches("have been waited for the batch of step 4").count(), 1, "{output}");
     assert_eq!(sandbox.run("x").last_step(), 6);
 }
@@ -50,7 +50,7 @@ fn a_loader_that_is_late_is_warned_of_and_nothing_else() {
 #[test]
 fn the_rank_with_the_hanging_loader_speaks_before_the_watchdog() {
     let sandbox = Sandbox::new();
-    let output = broken(&sandbox, 2, "x", "stall=600@4:1", &["comm.timeout=8"]).exits_with(3);
-    output.complains_once(&["[rank 1] error: this rank has waited 6 s for the batch of step 4 "]);
+    let output = broken(&sandbox, 2, "x", "stall=600@4:1", &["comm.timeout=20"]).exits_with(3);
+    output.complains_once(&["[rank 1] error: this rank has waited 15 s for the batch of step 4 "]);
     assert!(!sandbox.path("runs/x/flight").exists());
 }

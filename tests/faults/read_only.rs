@@ -57,7 +57,8 @@ fn a_run_directory_that_turns_read_only_ends_the_run_when_it_depends_on_a_checkp
     let fault = "POLYTASK_FAULT=sleep=4@25:0";
     let output = std::thread::scope(|scope| {
         let closer = scope.spawn(|| {
-            while fs::read_to_string(root.join("latest")).is_err() {
+            let limit = std::time::Instant::now() + std::time::Duration::from_secs(60);
+            while fs::read_to_string(root.join("latest")).is_err() && std::time::Instant::now() < limit {
                 std::thread::sleep(std::time::Duration::from_millis(5));
             }
             std::thread::sleep(std::time::Duration::from_millis(500));

@@ -4,9 +4,11 @@
 use crate::sandbox::{Run, Sandbox};
 use std::time::{Duration, Instant, SystemTime};
 
-/// From the death of a rank to the end of its job.
+/// From the death of a rank to the end of its job, on a machine that is busy with other tests.
 const AT_ONCE: Duration = Duration::from_secs(10);
-const SET: [&str; 3] = ["checkpoint.every=2", "train.steps=8", "comm.timeout=3"];
+/// Of the start of three jobs beside each other, where that counts too.
+const START: Duration = Duration::from_secs(20);
+const SET: [&str; 2] = ["checkpoint.every=2", "train.steps=8"];
 
 /// When it happens.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -59,6 +61,8 @@ fn lived_on(run: &Run, moment: Moment, began: Instant) -> Duration {
 fn dies(kind: &str, said: impl Fn(Moment) -> String + Sync) {
     let sandbox = Sandbox::new();
     let whole = sandbox.train(2, "whole", &SET);
+    // Only a rank that hangs is a matter of time.
+    let timeout = if kind == "stop" { 5 } else { 600 };
     let prove = &|moment: Moment| {
         let (name, rank) = (format!("{kind}-{}", moment.step()), moment.rank());
         let run = sandbox.run(&name);
@@ -67,12 +71,13 @@ fn dies(kind: &str, said: impl Fn(Moment) -> String + Sync) {
         let set = SET.map(|value| format!(" --set {value}")).concat();
         let output = sandbox.shell(&format!(
             "POLYTASK_FAULT={fault} exec mpirun --oversubscribe --bind-to none -n 2 $polytask train config.yaml --set \
-             run.dir=runs/{name}{set}"
+             run.dir=runs/{name} --set comm.timeout={timeout}{set}"
         ));
         let took = lived_on(&run, moment, began);
         println!("{kind} of rank {rank} {}: over after {took:.1?}", moment.words());
         assert_ne!(output.code, Some(0), "{output}");
-        assert!(took < AT_ONCE, "{took:?}: {output}");
+        let limit = AT_ONCE + if moment == Moment::Start { START } else { Duration::ZERO };
+        assert!(took < limit, "{took:?}: {output}");
         let said = said(moment);
         assert!(output.stderr.contains(&said), "`{said}` is missing\n{output}");
 

@@ -44,7 +44,10 @@ const DECIDE: [&str; 10] = [
 /// Names the keys that differ; and a file that cannot be read.
 pub fn same_experiment(path: &Path, config: &Config) -> Result<()> {
     let before = config::load(path, &[])?;
-    let decides = |key: &str| DECIDE.contains(&key);
+    let below = |key: &str, section: &str| {
+        key.strip_prefix(section).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
+    let decides = |key: &str| DECIDE.iter().any(|section| below(key, section));
     let changes = before.diff(config).into_iter().filter(|change| !change.allowed || decides(&change.key));
     let lines: Vec<String> = changes.map(|c| format!("  {}: {} -> {}", c.key, c.old, c.new)).collect();
     if lines.is_empty() {

@@ -17,7 +17,7 @@ mod spikes;
 
 pub(super) use judge::Judge;
 pub use judge::Refusal;
-pub(super) use rollback::Rollbacks;
+pub use rollback::Rollbacks;
 
 use super::persist::Stored;
 use super::{Session, StepReport};
@@ -46,8 +46,7 @@ impl Policy {
     fn of(train: &Train, refusal: &Refusal) -> Policy {
         let on_spike = train.spike.map(|spike| spike.action);
         match (refusal, train.non_finite, on_spike) {
-            (Refusal::LeftOut, _, _) => Policy::Skip,
-            (Refusal::NotFinite(_), NonFinite::Skip, _) => Policy::Skip,
+            (Refusal::LeftOut, _, _) | (Refusal::NotFinite(_), NonFinite::Skip, _) => Policy::Skip,
             (Refusal::NotFinite(_), NonFinite::Rollback, _) => Policy::Rollback,
             (Refusal::NotFinite(_), NonFinite::Stop, _) => Policy::Stop,
             (Refusal::Spike(_), _, Some(SpikeAction::Skip)) => Policy::Skip,
@@ -76,6 +75,11 @@ impl<F: Stored> Session<'_, F> {
             return Ok(Next::On);
         };
         self.progress.skipped += 1;
+        if *refusal == Refusal::LeftOut {
+            // Known beforehand; how often a run may be taken back has a limit of its own.
+            self.logger.message(&format!("step {step}: {refusal}; step skipped on all ranks"));
+            return Ok(Next::On);
+        }
         self.progress.skipped_in_a_row += 1;
         match Policy::of(train, refusal) {
             Policy::Stop => Err(self.give_up(&refusal.to_string(), hint(refusal))),

@@ -8,10 +8,11 @@ use crate::error::{Error, Result};
 use crate::train::persist::Stored;
 use crate::train::setup::{self, Options, Resume, Start};
 use crate::train::{Progress, Session, mark_best_again};
+use serde::{Deserialize, Serialize};
 
 /// How often the run has been taken back without getting anywhere.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(in crate::train) struct Rollbacks {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Rollbacks {
     in_a_row: u64,
     /// The step (from 1) of the last one.
     last: u64,
@@ -72,7 +73,7 @@ impl<F: Stored> Session<'_, F> {
             let words = format!("{refusal}, and there is no checkpoint from before it to go back to");
             return Err(self.give_up(&words, ANOTHER_EXPERIMENT));
         };
-        let (n, most) = (self.rollbacks.count(bad, to), self.config.train.max_rollbacks);
+        let (n, most) = (self.progress.rollbacks.count(bad, to), self.config.train.max_rollbacks);
         if n > most {
             return Err(self.too_often(refusal, most));
         }
@@ -99,7 +100,7 @@ impl<F: Stored> Session<'_, F> {
         let mut left_out = [&state.progress.left_out[..], &self.progress.left_out, &[bad]].concat();
         left_out.sort_unstable();
         left_out.dedup();
-        self.progress = Progress { left_out, ..state.progress };
+        self.progress = Progress { left_out, rollbacks: self.progress.rollbacks, ..state.progress };
         mark_best_again(self.config, &self.progress, self.comm);
         self.logger.go_back(self.progress.step);
         Ok(())

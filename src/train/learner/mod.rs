@@ -24,6 +24,7 @@ mod tensors;
 
 use super::guard::{Judge, Refusal};
 use super::phases::Phases;
+use super::replicas::check_replicas;
 use crate::balance::shard::{self, ShardSurgery};
 use crate::balance::{Balancer, Coefficients, Gram};
 use crate::comm::tensors::TensorCollective;
@@ -294,6 +295,10 @@ impl<F: TorchReal + Number> Learner<F> {
         let batches: Vec<Micro> = batches.iter().map(micro).collect();
         let at = Place { step, batches: &batches, active: &active, comm };
         let (mut phases, before) = (Phases::default(), self.balancer.last_coefficients());
+        if self.compares_replicas && self.balancer.looks_ahead_for().is_some() {
+            // Looking ahead moves parameters, and brings them back from the ranks that own them.
+            check_replicas(&self.model.params, step + 1, comm)?;
+        }
         self.look_ahead(at, lr, &mut phases)?;
         let local = self.local(at, &mut phases)?;
         let mut report = self.descend(&at, lr, local, phases)?;
