@@ -43,7 +43,8 @@ fn two_ranks_differ_and_cannot_tell_who_is_right() {
 /// Which moves parameters and gathers them from the ranks that own them before the update.
 #[test]
 fn it_is_found_before_a_weighting_looks_ahead() {
-    let set = ["checkpoint.every=2", "train.replica_check_every=1", "balance.weighting=auto_lambda"];
+    let ahead = ["balance.weighting=auto_lambda", "batch.accumulate=2"];
+    let set = [&["checkpoint.every=2", "train.replica_check_every=1"][..], &ahead].concat();
     is_found(3, "5:1", &set, "step 5: the parameters of rank 1 are not those of the other ranks, ", 4);
 }
 
