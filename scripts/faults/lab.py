@@ -14,7 +14,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SKIPPED = 77  # the usual exit code for "cannot run here"
 MARK = "POLYTASK_LAB"  # in the environment of every process of a job
-TIMES = ("time_ms", "samples_per_s", "seconds", "bytes_per_step", "checkpoint_ms")
+TIMES = ("time_ms", "samples_per_s", "seconds", "bytes_per_step", "checkpoint_ms", "ranks")
 
 # Adam's moments, log-variances, projections drawn at random, dropout, a schedule, a best score.
 CONFIG = """
