@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod device;
 mod guard;
+mod info;
 mod layout;
 mod learner;
 mod lock;
@@ -35,15 +36,14 @@ use crate::data::{DataError, Dataset, Loader, LoaderOptions, Split};
 use crate::error::{self, Error, Result};
 use crate::eval::{evaluate, score};
 use crate::fault;
-use crate::files::make_dir;
-use crate::log::{DeviceRecord, EvalRecord, HParam, Logger, RunInfo, Status, Summary, TaskInfo, TrainRecord};
+use crate::log::{DeviceRecord, EvalRecord, Logger, Status, Summary, TrainRecord};
 use crate::optim;
 use guard::Next;
+use info::{run_info, write_config};
 use lock::RunLock;
 use persist::Stored;
 use phases::{Phase, Phases};
 use saving::Saver;
-use setup::choice_name;
 use std::sync::Arc;
 use std::time::Instant;
 use stragglers::Stragglers;
@@ -462,44 +462,5 @@ fn mark_best_again(config: &Config, progress: &Progress, comm: &dyn Collective) 
         if let Err(e) = checkpoint::mark_best(&root, progress.step) {
             tracing::debug!("not marked as the best again: {e}");
         }
-    }
-}
-
-/// Writes the resolved configuration into the run directory.
-fn write_config(config: &Config) -> Result<()> {
-    let dir = config.run.dir();
-    let io = |source| Error::Io { path: dir.display().to_string(), source };
-    make_dir(&dir).map_err(io)?;
-    let yaml = config.to_yaml()?;
-    crate::log::jsonl::write_atomically(&dir.join("config.yaml"), yaml.as_bytes()).map_err(io)
-}
-
-fn run_info<F: Stored>(config: &Config, learner: &Learner<F>, total_steps: u64, comm: &dyn Collective) -> RunInfo {
-    let task = |(name, task): &(String, crate::config::Task)| TaskInfo { name: name.clone(), metrics: task.metrics() };
-    let number = |x: f64| HParam::Number(x);
-    let hparams = [
-        ("seed", number(config.run.seed as f64)),
-        ("encoder", choice_name(&config.model.encoder).as_str().into()),
-        ("weighting", choice_name(&config.balance.weighting).as_str().into()),
-        ("surgery", choice_name(&config.balance.surgery).as_str().into()),
-        ("optimizer", choice_name(&config.optim).as_str().into()),
-        ("lr", number(config.optim.lr())),
-        ("schedule", choice_name(&config.schedule).as_str().into()),
-        ("per_task", number(config.batch.per_task as f64)),
-        ("ranks", number(comm.world().size as f64)),
-        ("reduction", choice_name(&config.comm.reduction).as_str().into()),
-        ("precision", choice_name(&config.train.precision).as_str().into()),
-    ];
-    RunInfo {
-        name: config.run.name.clone(),
-        tasks: config.tasks.iter().map(task).collect(),
-        world_size: comm.world().size,
-        device: device::name(learner.model.device()),
-        n_params_shared: learner.model.params.n_shared() as u64,
-        n_params_private: learner.model.params.n_private() as u64,
-        total_steps,
-        config_yaml: config.to_yaml().unwrap_or_default(),
-        hparams: hparams.into_iter().map(|(name, value)| (name.to_string(), value)).collect(),
-        libtorch: crate::LIBTORCH_VERSION.into(),
     }
 }
