@@ -184,7 +184,8 @@ fn a_fresh_start_in_an_old_folder_replaces_the_old_curve() {
     assert_eq!(steps(&seen(dir.path()), "opt/lr"), [1, 2, 3]);
 }
 
-/// Two ranks, killed: nothing older than the interval of flushing is lost, and after a resume there is one curve.
+/// Two ranks, killed: nothing older than the interval of flushing is lost, nothing that a checkpoint has behind it, and
+/// after a resume there is one curve.
 #[cfg(feature = "mpi")]
 #[test]
 #[ignore = "needs POLYTASK_PYTHON, a Python with the tensorboard package"]
@@ -192,8 +193,16 @@ fn a_killed_run_is_seen_up_to_the_last_flush_and_goes_on_as_one_curve() {
     let sandbox = sandbox::Sandbox::new();
     let run = sandbox.run("x");
     let set = ["log.every=10", "log.tensorboard=true", "checkpoint.every=100", "train.replica_check_every=0"];
-    let mut job = sandbox.start(2, "x", &[&set[..], &["train.steps=1000000"]].concat());
-    job.until(|| run.last_step() >= 300);
+    let endless = [&set[..], &["train.steps=1000000"]].concat();
+    // With a checkpoint on the disk, and no interval of flushing over.
+    let mut job = sandbox.start(2, "x", &endless);
+    job.until(|| run.0.join("checkpoints/latest").exists());
+    job.signal_rank(0, "KILL");
+    assert_ne!(job.wait().code, Some(0));
+
+    let further = run.last_step() + 200;
+    let mut job = sandbox.start(2, "x", &endless);
+    job.until(|| run.last_step() >= further);
     let before = run.last_step();
     std::thread::sleep(std::time::Duration::from_secs(8)); // 5 to a flush, and a busy machine
     job.signal_rank(0, "KILL");

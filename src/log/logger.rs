@@ -2,6 +2,7 @@
 
 use super::console::Console;
 use super::jsonl::{JsonLines, write_atomically};
+use super::tensorboard::writer::Flushed;
 use super::tensorboard::{Start, TensorBoard};
 use super::{EvalRecord, RunInfo, Summary, TrainRecord, summary};
 use crate::config;
@@ -82,6 +83,13 @@ impl Logger {
         // The end of a file writes out what is queued, before the next one voids it.
         let (lines, board) = (live.jsonl.take().is_some(), live.tensorboard.take().is_some());
         live.open(Some(step), lines, board);
+    }
+
+    /// Has all records so far handed to the system, which keeps them when this process is killed: a run that continues from
+    /// a checkpoint repeats what came after it, and nothing of what came before. Never blocks.
+    pub fn flush(&mut self) -> Flushed {
+        let board = self.live.as_mut().and_then(|live| live.tensorboard.as_mut());
+        board.map_or_else(Flushed::nothing, TensorBoard::flush)
     }
 
     /// Prints a line on the console.

@@ -29,3 +29,4 @@ pub use record::{
     DeviceRecord, EvalRecord, HParam, RankRecord, RunInfo, Status, Summary, TaskInfo, TaskMetrics, TrainRecord,
 };
 pub use summary::config_hash;
+pub use tensorboard::writer::Flushed;

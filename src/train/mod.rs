@@ -36,7 +36,7 @@ use crate::data::{DataError, Dataset, Loader, LoaderOptions, Split};
 use crate::error::{self, Error, Result};
 use crate::eval::{evaluate, score};
 use crate::fault;
-use crate::log::{DeviceRecord, EvalRecord, Logger, Status, Summary, TrainRecord};
+use crate::log::{DeviceRecord, EvalRecord, Flushed, Logger, Status, Summary, TrainRecord};
 use crate::optim;
 use guard::Next;
 use info::{run_info, write_config};
@@ -380,13 +380,15 @@ impl<'a, F: Stored> Session<'a, F> {
         self.saver.wait(&mut self.logger)?;
         self.progress.seconds = self.began.elapsed().as_secs_f64();
         let (fitted, sizes, step) = (self.dataset.fitted(), sizes(&self.dataset), self.progress.step);
+        // Points of a curve that are not in the file when the checkpoint is would never come again.
+        let flushed = self.logger.flush();
         if self.saver.is_sharded() {
             if let Some(temp) = self.saver.begin(step, best)? {
                 let cut = self.learner.cut(self.config, fitted, &self.progress, &sizes, self.comm)?;
-                self.saver.order_share(temp, move || cut.share());
+                self.saver.order_share(temp, after(flushed, move || cut.share()));
             }
         } else if let Some(gathered) = self.learner.gather(self.config, fitted, &self.progress, &sizes, self.comm)? {
-            self.saver.order(step, best, move || gathered.snapshot());
+            self.saver.order(step, best, after(flushed, move || gathered.snapshot()));
         }
         self.saver.held_up(start);
         self.limit.checkpoint_took(start.elapsed() + self.saver.longest_write());
@@ -451,6 +453,14 @@ fn same_sizes(dataset: &Dataset, before: &[u64]) -> Result<()> {
             now[s],
             before.get(s).map_or("was not there".into(), |n| n.to_string()),
         ))),
+    }
+}
+
+/// What is to be done once the records are where a kill does not reach them.
+fn after<T>(flushed: Flushed, work: impl FnOnce() -> T) -> impl FnOnce() -> T {
+    move || {
+        flushed.wait();
+        work()
     }
 }
 

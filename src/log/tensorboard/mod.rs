@@ -21,7 +21,7 @@ mod tags;
 pub mod writer;
 
 use self::proto::{Datum, Metadata, PluginData, Value};
-use self::writer::{EventWriter, Sink, events_files};
+use self::writer::{EventWriter, Flushed, Sink, events_files};
 use super::{EvalRecord, RunInfo, Status, TrainRecord};
 use std::collections::BTreeSet;
 use std::io;
@@ -104,6 +104,11 @@ impl TensorBoard {
         }
         let values = self.scalars(scalars);
         self.writer.write(record.step, values)
+    }
+
+    /// Has all records so far handed to the system. Never blocks.
+    pub fn flush(&mut self) -> Flushed {
+        self.writer.flush()
     }
 
     /// Says how the run ended, writes out everything and closes the file.

@@ -8,7 +8,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender, TrySendError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Events a stalled disk may hold up before they are dropped.
@@ -17,6 +17,8 @@ const QUEUE: usize = 1024;
 const FLUSH: Duration = Duration::from_secs(5);
 /// How long the end of a run waits for a stalled disk.
 const CLOSE: Duration = Duration::from_secs(20);
+/// How long a checkpoint waits for one.
+const HAND_OVER: Duration = Duration::from_secs(3);
 /// Number of the next file of this process: two writers in one second never share a name.
 static FILES: AtomicU64 = AtomicU64::new(0);
 
@@ -50,9 +52,33 @@ impl Sink {
     }
 }
 
+/// What the thread is asked to do.
+enum Item {
+    Write(Event),
+    /// Hand everything so far to the system, and say so.
+    Flush(Sender<()>),
+}
+
+/// The promise that what was written up to some moment will be with the system, which outlives this process.
+#[derive(Debug)]
+pub struct Flushed(Option<Receiver<()>>);
+
+impl Flushed {
+    /// Where there is nothing to wait for.
+    pub fn nothing() -> Flushed {
+        Flushed(None)
+    }
+
+    /// Waits for it; a file that is lost, and a disk that stalls, are waited for no longer than a checkpoint may be late.
+    pub fn wait(self) {
+        // An error: the file is lost, of which the next write tells, or the time is up.
+        let _ = self.0.map(|done| done.recv_timeout(HAND_OVER));
+    }
+}
+
 /// A queue into an events file. Dropping it writes out what is left.
 pub struct EventWriter {
-    queue: Option<SyncSender<Event>>,
+    queue: Option<SyncSender<Item>>,
     done: Receiver<io::Result<()>>,
 }
 
@@ -68,11 +94,11 @@ impl EventWriter {
             write(&mut sink, &event(step, What::SessionLog(SessionLog { status: 1 })))?;
         }
         sink.flush()?;
-        let (queue, events) = mpsc::sync_channel(QUEUE);
+        let (queue, items) = mpsc::sync_channel(QUEUE);
         let (report, done) = mpsc::channel();
         std::thread::Builder::new().name("tensorboard".into()).spawn(move || {
-            let result = drain(&events, &mut sink);
-            drop(events);
+            let result = drain(&items, &mut sink);
+            drop(items);
             // The other end is gone when closing timed out: then nobody wants to know.
             let _ = report.send(result);
         })?;
@@ -85,7 +111,7 @@ impl EventWriter {
     /// An earlier write failed, or the queue is full because the disk stalls: these values are lost.
     pub fn write(&mut self, step: u64, value: Vec<Value>) -> io::Result<()> {
         let Some(queue) = &self.queue else { return Err(io::Error::other("the events file is closed")) };
-        match queue.try_send(event(step, What::Summary(Summary { value }))) {
+        match queue.try_send(Item::Write(event(step, What::Summary(Summary { value })))) {
             Ok(()) => Ok(()),
             Err(TrySendError::Full(_)) => {
                 // The thread is left to itself: waiting for it would stop the training.
@@ -94,6 +120,14 @@ impl EventWriter {
             }
             Err(TrySendError::Disconnected(_)) => Err(self.fault()),
         }
+    }
+
+    /// Has all that was written so far handed to the system at once. Never blocks: that is for [`Flushed::wait`].
+    pub fn flush(&mut self) -> Flushed {
+        let (done, flushed) = mpsc::channel();
+        // Where the queue is full or gone, the next write tells why.
+        let sent = self.queue.as_ref().and_then(|queue| queue.try_send(Item::Flush(done)).ok());
+        Flushed(sent.map(|()| flushed))
     }
 
     /// Writes out what is queued and ends the thread.
@@ -128,14 +162,20 @@ impl Drop for EventWriter {
 }
 
 /// The thread: writes events as they come, and flushes so that none waits longer than `sink.flush`.
-fn drain(events: &Receiver<Event>, sink: &mut Sink) -> io::Result<()> {
+fn drain(items: &Receiver<Item>, sink: &mut Sink) -> io::Result<()> {
     let mut due: Option<Instant> = None;
     loop {
         let wait = due.map_or(sink.flush, |due| due.saturating_duration_since(Instant::now()));
-        match events.recv_timeout(wait) {
-            Ok(event) => {
+        match items.recv_timeout(wait) {
+            Ok(Item::Write(event)) => {
                 write(sink, &event)?;
                 due = due.or(Some(Instant::now() + sink.flush));
+            }
+            Ok(Item::Flush(done)) => {
+                sink.flush()?;
+                due = None;
+                // Who asked need not wait for the answer.
+                let _ = done.send(());
             }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return sink.flush(),

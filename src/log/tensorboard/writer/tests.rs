@@ -122,6 +122,26 @@ fn an_event_is_flushed_in_time_without_any_later_event() {
 }
 
 #[test]
+fn what_was_asked_to_be_flushed_is_in_the_file_when_the_wait_is_over() {
+    let disk = Disk::default();
+    let never = sink(BufWriter::with_capacity(1 << 20, disk.clone()), Duration::from_secs(3600));
+    let mut writer = EventWriter::start(never, None).unwrap();
+    let steps = || events(&disk.bytes.lock().unwrap()).map(|event| event.unwrap().step).collect::<Vec<_>>();
+    for step in 1..=3 {
+        writer.write(step, scalar(1.0)).unwrap();
+        let flushed = writer.flush();
+        writer.write(10 * step, scalar(1.0)).unwrap();
+        flushed.wait();
+        assert!(steps().contains(&(step as i64)), "{:?}", steps());
+    }
+    assert!(!steps().contains(&30), "{:?}: only what was asked for", steps());
+    writer.close().unwrap();
+    let start = Instant::now();
+    writer.flush().wait();
+    assert!(start.elapsed() < HAND_OVER, "a file that is closed has nothing to wait for");
+}
+
+#[test]
 fn a_removed_file_is_noticed() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("tensorboard");
