@@ -1,7 +1,9 @@
 //! The training loop; alone in seeing every stage.
 
+mod checkpointing;
 pub mod clock;
 pub mod device;
+mod evaluation;
 mod guard;
 mod info;
 mod layout;
@@ -29,15 +31,14 @@ pub use setup::{Options, Resume};
 pub use signals::StopFlag;
 pub use time_limit::TimeLimit;
 
-use crate::checkpoint;
 use crate::comm::{Collective, agree, agree_on_sum, note};
 use crate::config::{Config, Precision};
 use crate::data::{DataError, Dataset, Loader, LoaderOptions, Split};
 use crate::error::{self, Error, Result};
-use crate::eval::{evaluate, score};
 use crate::fault;
-use crate::log::{DeviceRecord, EvalRecord, Flushed, Logger, Status, Summary, TrainRecord};
+use crate::log::{DeviceRecord, Logger, Status, Summary, TrainRecord};
 use crate::optim;
+use checkpointing::mark_best_again;
 use guard::Next;
 use info::{run_info, write_config};
 use lock::RunLock;
@@ -304,112 +305,6 @@ impl<'a, F: Stored> Session<'a, F> {
         Ok((asked || near, time_is_up))
     }
 
-    fn evaluation_is_due(&self) -> bool {
-        let train = &self.config.train;
-        let every = train.eval_every_steps.unwrap_or(train.eval_every_epochs.saturating_mul(self.steps_per_epoch));
-        due(every, self.progress.step)
-    }
-
-    fn checkpoint_is_due(&self) -> bool {
-        match self.config.checkpoint.every {
-            0 => self.evaluation_is_due(),
-            every => due(every, self.progress.step),
-        }
-    }
-
-    fn has(&self, split: Split) -> bool {
-        (0..self.dataset.n_sources()).any(|s| self.dataset.n_rows(s, split) > 0)
-    }
-
-    /// Evaluates on validation, and on test too when the parameters are the best so far; whether they are.
-    fn evaluate(&mut self) -> Result<bool> {
-        if !self.has(Split::Val) {
-            return Ok(false);
-        }
-        let mut val = self.evaluate_on(Split::Val)?;
-        val.best = self.progress.judge(val.score);
-        self.logger.eval(&val);
-        self.progress.evaluated = vec![val.clone()];
-        if val.best {
-            self.progress.best = vec![val];
-            if self.has(Split::Test) {
-                let test = EvalRecord { best: true, ..self.evaluate_on(Split::Test)? };
-                self.logger.eval(&test);
-                self.progress.best.push(test.clone());
-                self.progress.evaluated.push(test);
-            }
-            return Ok(true);
-        }
-        Ok(false)
-    }
-
-    /// Completes the evaluations of the final parameters; whether they are the best.
-    fn evaluate_at_the_end(&mut self) -> Result<bool> {
-        let best = self.progress.evaluated.is_empty() && self.evaluate()?;
-        if self.has(Split::Test) && !self.progress.evaluated.iter().any(|r| r.split == Split::Test.name()) {
-            let test = self.evaluate_on(Split::Test)?;
-            self.logger.eval(&test);
-            self.progress.evaluated.push(test);
-        }
-        Ok(best || self.progress.evaluated.iter().any(|r| r.best))
-    }
-
-    fn evaluate_on(&self, split: Split) -> Result<EvalRecord> {
-        note(self.comm, self.progress.step, "evaluation");
-        let start = Instant::now();
-        let (config, learner) = (self.config, &self.learner);
-        let batch = config.train.eval_batch;
-        let metrics = evaluate(&learner.model, &learner.losses, &self.dataset, &config.tasks, split, batch, self.comm)?;
-        Ok(EvalRecord {
-            step: self.progress.step,
-            epoch: self.epoch(),
-            split: split.name().into(),
-            score: score(&config.train.best_by, &config.tasks, &metrics),
-            metrics,
-            best: false,
-            seconds: start.elapsed().as_secs_f64(),
-        })
-    }
-
-    /// Orders a checkpoint: training goes on while what is copied here is written. One that cannot be written is a warning.
-    fn checkpoint(&mut self, best: bool) -> Result<()> {
-        let start = Instant::now();
-        note(self.comm, self.progress.step, "checkpoint");
-        self.prove_replicas()?;
-        // Before anything is copied: two copies may be more than fits into memory.
-        self.saver.wait(&mut self.logger)?;
-        self.progress.seconds = self.began.elapsed().as_secs_f64();
-        let (fitted, sizes, step) = (self.dataset.fitted(), sizes(&self.dataset), self.progress.step);
-        // Points of a curve that are not in the file when the checkpoint is would never come again.
-        let flushed = self.logger.flush();
-        if self.saver.is_sharded() {
-            if let Some(temp) = self.saver.begin(step, best)? {
-                let cut = self.learner.cut(self.config, fitted, &self.progress, &sizes, self.comm)?;
-                self.saver.order_share(temp, after(flushed, move || cut.share()));
-            }
-        } else if let Some(gathered) = self.learner.gather(self.config, fitted, &self.progress, &sizes, self.comm)? {
-            self.saver.order(step, best, after(flushed, move || gathered.snapshot()));
-        }
-        self.saver.held_up(start);
-        self.limit.checkpoint_took(start.elapsed() + self.saver.longest_write());
-        Ok(())
-    }
-
-    /// Proves that what goes into a checkpoint is what all ranks hold, unless nobody wants to know.
-    fn prove_replicas(&self) -> Result<()> {
-        match self.config.train.replica_check_every {
-            0 => Ok(()),
-            _ => check_replicas(&self.learner.model.params, self.progress.step, self.comm),
-        }
-    }
-
-    /// Writes the checkpoint on which the run depends, and waits until it is on the disk.
-    fn last_checkpoint(&mut self, best: bool) -> Result<()> {
-        self.checkpoint(best)?;
-        let written = self.saver.must(&mut self.logger);
-        agree(self.comm, written)
-    }
-
     fn finish(&mut self, status: Status) {
         self.progress.seconds = self.began.elapsed().as_secs_f64();
         self.logger.finish(&Summary {
@@ -453,24 +348,5 @@ fn same_sizes(dataset: &Dataset, before: &[u64]) -> Result<()> {
             now[s],
             before.get(s).map_or("was not there".into(), |n| n.to_string()),
         ))),
-    }
-}
-
-/// What is to be done once the records are where a kill does not reach them.
-fn after<T>(flushed: Flushed, work: impl FnOnce() -> T) -> impl FnOnce() -> T {
-    move || {
-        flushed.wait();
-        work()
-    }
-}
-
-/// Repeats what a kill between writing a checkpoint and marking it as the best would have left out.
-fn mark_best_again(config: &Config, progress: &Progress, comm: &dyn Collective) {
-    let best = progress.evaluated.iter().any(|record| record.best) && config.checkpoint.best;
-    if best && comm.world().is_main() {
-        let root = config.run.dir().join("checkpoints");
-        if let Err(e) = checkpoint::mark_best(&root, progress.step) {
-            tracing::debug!("not marked as the best again: {e}");
-        }
     }
 }

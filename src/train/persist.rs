@@ -142,6 +142,19 @@ fn named<F: Stored>(name: &str, entry: &Entry, flat: &[F]) -> NamedTensor {
     NamedTensor { name: name.into(), shape: entry.shape.clone(), data: F::store(&flat[entry.range.clone()]) }
 }
 
+/// What a checkpoint says of a run besides what the learner holds.
+#[derive(Debug, Clone, Copy)]
+pub struct About<'a> {
+    /// What was configured.
+    pub config: &'a Config,
+    /// Vocabularies and statistics of the data.
+    pub fitted: &'a Fitted,
+    /// Counters and best evaluation.
+    pub progress: &'a Progress,
+    /// Training rows per source.
+    pub source_sizes: &'a [u64],
+}
+
 /// A copy of all that a checkpoint holds, not cut into tensors yet: that takes time, and no learner.
 pub struct Gathered<F> {
     step: u64,
@@ -207,14 +220,7 @@ impl<F: Stored> Learner<F> {
     ///
     /// # Errors
     /// If a collective fails.
-    pub fn gather(
-        &self,
-        config: &Config,
-        fitted: &Fitted,
-        progress: &Progress,
-        source_sizes: &[u64],
-        comm: &dyn Collective,
-    ) -> Result<Option<Gathered<F>>> {
+    pub fn gather(&self, about: About<'_>, comm: &dyn Collective) -> Result<Option<Gathered<F>>> {
         let mut vectors = Vec::new();
         for (file, name, shard) in self.shards() {
             let whole = self.gather_shard(&shard, comm)?;
@@ -224,18 +230,12 @@ impl<F: Stored> Learner<F> {
         }
         let Some(model) = self.parameters_on_main(comm)? else { return Ok(None) };
         vectors.push((File::Model, String::new(), model));
-        Ok(Some(self.gathered(vectors, config, fitted, progress, source_sizes)))
+        Ok(Some(self.gathered(vectors, about)))
     }
 
     /// What is written of these vectors, and the small state.
-    pub(super) fn gathered(
-        &self,
-        vectors: Vec<(File, String, Vec<F>)>,
-        config: &Config,
-        fitted: &Fitted,
-        progress: &Progress,
-        source_sizes: &[u64],
-    ) -> Gathered<F> {
+    pub(super) fn gathered(&self, vectors: Vec<(File, String, Vec<F>)>, about: About<'_>) -> Gathered<F> {
+        let About { config, fitted, progress, source_sizes } = about;
         let state = RunState {
             progress: progress.clone(),
             balancer: self.balancer.save(),
@@ -262,15 +262,8 @@ impl<F: Stored> Learner<F> {
     ///
     /// # Errors
     /// If a collective fails.
-    pub fn snapshot(
-        &self,
-        config: &Config,
-        fitted: &Fitted,
-        progress: &Progress,
-        source_sizes: &[u64],
-        comm: &dyn Collective,
-    ) -> Result<Option<Snapshot>> {
-        Ok(self.gather(config, fitted, progress, source_sizes, comm)?.map(Gathered::snapshot))
+    pub fn snapshot(&self, about: About<'_>, comm: &dyn Collective) -> Result<Option<Snapshot>> {
+        Ok(self.gather(about, comm)?.map(Gathered::snapshot))
     }
 
     /// All states that are sharded: file, name, this rank's part.

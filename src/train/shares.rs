@@ -1,11 +1,9 @@
 //! This rank's share of a checkpoint that all ranks write, and its parts of the states from whatever files hold them.
 
-use super::persist::{self, File, Gathered, Place, Stored};
-use super::{Learner, Progress};
+use super::Learner;
+use super::persist::{self, About, File, Gathered, Place, Stored};
 use crate::checkpoint::{Archive, CheckpointError, Piece, Share};
 use crate::comm::{Collective, CommError};
-use crate::config::Config;
-use crate::data::Fitted;
 use crate::world::World;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -58,17 +56,10 @@ impl<F: Stored> Learner<F> {
     ///
     /// # Errors
     /// If a collective fails.
-    pub fn cut(
-        &self,
-        config: &Config,
-        fitted: &Fitted,
-        progress: &Progress,
-        source_sizes: &[u64],
-        comm: &dyn Collective,
-    ) -> Result<Cut<F>, CommError> {
+    pub fn cut(&self, about: About<'_>, comm: &dyn Collective) -> Result<Cut<F>, CommError> {
         let model = self.parameters_on_main(comm)?;
         let model = model.map(|flat| vec![(File::Model, String::new(), flat)]);
-        let rest = model.map(|vectors| self.gathered(vectors, config, fitted, progress, source_sizes));
+        let rest = model.map(|vectors| self.gathered(vectors, about));
         let shards =
             self.shards().into_iter().map(|(file, name, shard)| (file, format!("{name}."), shard.into_owned()));
         Ok(Cut { world: comm.world(), shards: shards.collect(), parts: self.parts(comm), rest })

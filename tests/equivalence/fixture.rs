@@ -3,12 +3,13 @@
 
 use polytask::comm::{Collective, Number};
 use polytask::config::{self, Config};
-use polytask::data::{Batch, InputDims, Inputs, Part, Target};
+use polytask::data::{Batch, Fitted, InputDims, Inputs, Part, Target};
 use polytask::ffi::TorchReal;
 use polytask::model::{Model, TaskSpec};
 use polytask::rng::{Stream, rng};
-use polytask::step::losses;
-use polytask::train::Learner;
+use polytask::step::losses::{self, TaskLoss};
+use polytask::train::persist::About;
+use polytask::train::{Learner, Progress};
 use polytask::world::World;
 use rand::RngExt;
 use tch::{Device, Kind, Tensor};
@@ -133,7 +134,27 @@ pub fn part(source: usize, s: &Samples, rows: std::ops::Range<usize>, one_source
     Some(Part { source, len: n, inputs, targets })
 }
 
+/// What a checkpoint of this fixture says of its run.
+pub fn about<'a>(config: &'a Config, fitted: &'a Fitted, progress: &'a Progress) -> About<'a> {
+    About { config, fitted, progress, source_sizes: &[] }
+}
+
+pub fn nothing_fitted() -> Fitted {
+    let empty = r#"{"numeric":[],"dense":[],"bits":[],"categorical":[],"text":null,"image":null,"tasks":[]}"#;
+    serde_json::from_str(empty).unwrap()
+}
+
 pub fn learner<F: TorchReal + Number>(config: &Config, comm: &dyn Collective) -> Learner<F> {
+    let losses = config.tasks.iter().map(|(_, t)| losses::build(&t.kind)).collect();
+    learner_of(config, losses, comm)
+}
+
+/// As [`learner`], with losses of the test's own.
+pub fn learner_of<F: TorchReal + Number>(
+    config: &Config,
+    losses: Vec<Box<dyn TaskLoss>>,
+    comm: &dyn Collective,
+) -> Learner<F> {
     let outputs = [1, CLASSES as usize, 1, 2];
     let spec = |((name, task), outputs): (&(String, config::Task), usize)| TaskSpec {
         name: name.clone(),
@@ -146,6 +167,5 @@ pub fn learner<F: TorchReal + Number>(config: &Config, comm: &dyn Collective) ->
     let size = comm.world().size;
     let model =
         Model::build(&config.model, &dims, &tasks, precision, Device::Cpu, 3, size, config.comm.bucket()).unwrap();
-    let losses = config.tasks.iter().map(|(_, t)| losses::build(&t.kind)).collect();
     Learner::new(config, 2, model, losses, comm)
 }

@@ -1,20 +1,14 @@
 //! A checkpoint that all ranks write holds the bits of one that rank 0 writes, and any number of ranks continues either.
 
-use super::fixture::{config, learner, slice};
+use super::fixture::{about, config, learner, nothing_fitted, slice};
 use polytask::checkpoint::{self, NamedTensor, Snapshot};
 use polytask::comm::{Collective, Threads};
 use polytask::config::{Config, Engine, Precision};
-use polytask::data::Fitted;
 use polytask::train::persist::Stored;
 use polytask::train::{Learner, Progress};
 use std::path::{Path, PathBuf};
 
 const STEP: u64 = 2;
-
-fn nothing_fitted() -> Fitted {
-    let empty = r#"{"numeric":[],"dense":[],"bits":[],"categorical":[],"text":null,"image":null,"tasks":[]}"#;
-    serde_json::from_str(empty).unwrap()
-}
 
 fn progress() -> Progress {
     Progress { step: STEP, ..Progress::default() }
@@ -22,7 +16,7 @@ fn progress() -> Progress {
 
 /// What rank 0 writes alone.
 fn whole<F: Stored>(learner: &Learner<F>, config: &Config, comm: &dyn Collective) -> Option<Snapshot> {
-    learner.snapshot(config, &nothing_fitted(), &progress(), &[], comm).unwrap()
+    learner.snapshot(about(config, &nothing_fitted(), &progress()), comm).unwrap()
 }
 
 /// Writes a checkpoint as all ranks do, and returns its folder.
@@ -32,7 +26,7 @@ fn write_shares<F: Stored>(learner: &Learner<F>, config: &Config, root: &Path, c
     let mut temp = serde_json::to_vec(&begun).unwrap();
     comm.broadcast(&mut temp).unwrap();
     let temp: PathBuf = serde_json::from_slice(&temp).unwrap();
-    let share = learner.cut(config, &nothing_fitted(), &progress(), &[], comm).unwrap().share();
+    let share = learner.cut(about(config, &nothing_fitted(), &progress()), comm).unwrap().share();
     let files = checkpoint::write_share(&temp, share, &mut |_| Ok(())).unwrap();
     let all = comm.all_gather_bytes(&serde_json::to_vec(&files).unwrap()).unwrap();
     let files: Vec<checkpoint::FileInfo> =

@@ -1,21 +1,16 @@
 //! `2n` steps are `n`, a checkpoint, and `n` more, for every balancing: the same bits on as many ranks, the same numbers
 //! to rounding on more or fewer.
 
-use super::fixture::{config, learner, slice};
+use super::fixture::{about, config, learner, nothing_fitted, slice};
 use super::{BALANCE, STEPS};
 use polytask::checkpoint;
 use polytask::comm::{Collective, Threads};
 use polytask::config::{Config, Engine, Precision, Spike};
-use polytask::data::{Batch, Fitted};
+use polytask::data::Batch;
 use polytask::ffi::{TorchReal, values};
 use polytask::train::persist::Stored;
 use polytask::train::{Learner, Progress, Refusal};
 use std::path::Path;
-
-fn nothing_fitted() -> Fitted {
-    let empty = r#"{"numeric":[],"dense":[],"bits":[],"categorical":[],"text":null,"image":null,"tasks":[]}"#;
-    serde_json::from_str(empty).unwrap_or_else(|e| panic!("{e}"))
-}
 
 fn steps<F: Stored>(learner: &mut Learner<F>, config: &Config, steps: std::ops::Range<u64>, comm: &dyn Collective) {
     for step in steps {
@@ -35,7 +30,7 @@ fn first_half<F: Stored>(config: &Config, size: usize, root: &Path) {
         let mut learner = learner::<F>(config, &comm);
         steps(&mut learner, config, 0..STEPS / 2, &comm);
         let progress = Progress { step: STEPS / 2, ..Progress::default() };
-        let snapshot = learner.snapshot(config, &nothing_fitted(), &progress, &[], &comm).unwrap();
+        let snapshot = learner.snapshot(about(config, &nothing_fitted(), &progress), &comm).unwrap();
         if let Some(snapshot) = snapshot {
             checkpoint::write(root, &snapshot).unwrap();
         }
@@ -131,7 +126,7 @@ fn a_refused_step_leaves_no_trace_and_a_learner_that_went_on_is_taken_back_exact
                 let mut learner = learner::<f64>(&config, &comm);
                 steps(&mut learner, &config, 0..1, &comm);
                 let progress = Progress { step: 1, ..Progress::default() };
-                let snapshot = learner.snapshot(&config, &nothing_fitted(), &progress, &[], &comm).unwrap();
+                let snapshot = learner.snapshot(about(&config, &nothing_fitted(), &progress), &comm).unwrap();
                 let report = learner.step(1, 0.05, &bad(1, &config, &comm), &comm).unwrap();
                 assert!(matches!(report.refused, Some(Refusal::NotFinite(_))), "{balance}: {:?}", report.refused);
                 steps(&mut learner, &config, 1..STEPS, &comm);

@@ -5,9 +5,10 @@ use super::{ANOTHER_EXPERIMENT, Refusal};
 use crate::comm::note;
 use crate::config::{NonFinite, SpikeAction, Train};
 use crate::error::{Error, Result};
+use crate::train::checkpointing::mark_best_again;
 use crate::train::persist::Stored;
 use crate::train::setup::{self, Options, Resume, Start};
-use crate::train::{Progress, Session, mark_best_again};
+use crate::train::{Progress, Session};
 use serde::{Deserialize, Serialize};
 
 /// How often the run has been taken back without getting anywhere.
