@@ -1,14 +1,17 @@
 //! What the modes of balancing compute, against updates put together from single-task gradients.
 
-use super::fixture::{config, config_on, learner, one_source, slice};
+use super::fixture::{config, config_on, learner, learner_of, one_source, slice};
 use polytask::balance::Gram;
 use polytask::balance::surgery::pcgrad;
 use polytask::comm::Solo;
-use polytask::config::Config;
+use polytask::config::{Config, Spike, SpikeAction};
+use polytask::data::Target;
 use polytask::ffi::numbers;
 use polytask::rng::{Stream, rng};
+use polytask::step::losses::{self, TaskLoss};
 use polytask::train::Learner;
 use polytask::world::World;
+use tch::Tensor;
 
 const PLAIN: &str = "{sgd: {}}";
 const TASKS: [&str; 4] = ["a", "b", "c", "d"];
@@ -141,4 +144,38 @@ fn auto_lambda_follows_the_gradient_of_the_step_ahead() {
     );
     let expected: Vec<f64> = start.iter().zip(&all).map(|(p, g)| p - LR * g).collect();
     assert_close(&expected, &flat(&learner), "the step itself");
+}
+
+/// A loss far below zero, as a log-likelihood of a density can be.
+struct Below(Box<dyn TaskLoss>);
+
+impl TaskLoss for Below {
+    fn sum(&self, output: &Tensor, target: &Target) -> Tensor {
+        self.0.sum(output, target) - 100.0 * self.count(target)
+    }
+    fn count(&self, target: &Target) -> f64 {
+        self.0.count(target)
+    }
+    fn predict(&self, output: &Tensor) -> Tensor {
+        self.0.predict(output)
+    }
+}
+
+#[test]
+fn a_loss_below_zero_is_no_spike_whatever_is_known_of_it_before_the_backward() {
+    for balance in ["{weighting: equal}", "{weighting: uncertainty}", "{surgery: pcgrad}"] {
+        for accumulate in [1, 3] {
+            let mut config = config(balance, PLAIN, "sharded");
+            config.train.spike = Some(Spike { window: 4, action: SpikeAction::Stop, ..Spike::default() });
+            let below = |(_, task): &(String, polytask::config::Task)| -> Box<dyn TaskLoss> {
+                Box::new(Below(losses::build(&task.kind)))
+            };
+            let mut learner: Learner<f64> = learner_of(&config, config.tasks.iter().map(below).collect(), &Solo);
+            for step in 3..13 {
+                let report = learner.step(step, 1e-3, &slice(step, World::SOLO, accumulate, &config), &Solo).unwrap();
+                assert!(report.losses.iter().flatten().all(|&loss| loss < -90.0), "{:?}", report.losses);
+                assert_eq!(report.refused, None, "{balance}, {accumulate} micro-batches, step {step}");
+            }
+        }
+    }
 }

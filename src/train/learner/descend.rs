@@ -144,7 +144,7 @@ fn agree(
         None => {
             let (losses, counts) = losses()?;
             let weights = balancer.weights(&losses, at.step);
-            Ok(Agreed::new(losses, counts, weights, judge))
+            Ok(Agreed::new(losses, counts, weights, Some(judge)))
         }
         Some(mut agreed) if agreed.losses_to_come => {
             agreed.with_losses(losses()?.0, judge);

@@ -144,7 +144,8 @@ impl<F: TorchReal + Number> Learner<F> {
             _ => {}
         }
         let (losses, counts) = phases.time(Phase::Losses, || global_losses(&sums, 1, &at))?;
-        let (mut agreed, factors) = self.weighted(losses, counts, at.step);
+        let known = kept.is_some() || needs_losses;
+        let (mut agreed, factors) = self.weighted(losses, counts, at.step, known);
         let Some(factors) = factors else { return Ok(Local::refused(agreed)) };
         agreed.losses_to_come = kept.is_none();
         let mut pending = LossSums::default();
@@ -191,10 +192,17 @@ impl<F: TorchReal + Number> Learner<F> {
         pass(&self.model, &self.losses, &at.batches[micro].batch, at.active, masks)
     }
 
-    /// Weights, coefficients and factors of a weighted loss; gradients are still to come. No factors: the step is refused.
-    fn weighted(&mut self, losses: Vec<Option<f64>>, counts: Counts, step: u64) -> (Agreed, Option<Factors>) {
+    /// Weights, coefficients and factors of a weighted loss; gradients are still to come. Losses that are not `known` yet
+    /// are not judged. No factors: the step is refused.
+    fn weighted(
+        &mut self,
+        losses: Vec<Option<f64>>,
+        counts: Counts,
+        step: u64,
+        known: bool,
+    ) -> (Agreed, Option<Factors>) {
         let weights = self.balancer.weights(&losses, step);
-        let agreed = Agreed::new(losses, counts, weights, &self.judge);
+        let agreed = Agreed::new(losses, counts, weights, known.then_some(&self.judge));
         if agreed.refused.is_some() {
             // Smoothed coefficients would remember it.
             return (agreed, None);
@@ -229,7 +237,7 @@ impl<F: TorchReal + Number> Learner<F> {
         let (sums, products) = phases.time(Phase::Gram, || products.read(&pending));
         let (losses, counts) = phases.time(Phase::Losses, || global_losses(&sums, 1, &at))?;
         let weights = self.balancer.weights(&losses, at.step);
-        let mut agreed = Agreed::new(losses, counts, weights, &self.judge);
+        let mut agreed = Agreed::new(losses, counts, weights, Some(&self.judge));
         // Whatever the reduction of parameters: each rank has samples of its own.
         let Some(factors) = self.balance_early(&products, true, &mut agreed, &at, phases)? else {
             return Ok(Local::refused(agreed));
@@ -319,10 +327,10 @@ impl Local {
 }
 
 impl Agreed {
-    /// Gradients of unweighted sums are still to come.
-    pub fn new(losses: Vec<Option<f64>>, counts: Counts, weights: Vec<f64>, judge: &Judge) -> Agreed {
+    /// Gradients of unweighted sums are still to come. No judge: so are the losses.
+    pub fn new(losses: Vec<Option<f64>>, counts: Counts, weights: Vec<f64>, judge: Option<&Judge>) -> Agreed {
         Agreed {
-            refused: judge.losses(&losses),
+            refused: judge.and_then(|judge| judge.losses(&losses)),
             losses,
             weights,
             coefficients: None,

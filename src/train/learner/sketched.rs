@@ -39,7 +39,7 @@ impl<F: TorchReal + Number> Learner<F> {
         }
         let (losses, counts) = phases.time(Phase::Losses, || global_losses(&pending.read(n_tasks), 1, &at))?;
         let weights = self.balancer.weights(&losses, at.step);
-        let mut agreed = Agreed::new(losses, counts, weights, &self.judge);
+        let mut agreed = Agreed::new(losses, counts, weights, Some(&self.judge));
 
         let map = Sketch::new(seed(self.seed, Stream::Sketch, at.step, 0) as u64, at.step, sketch.dim);
         let mut sketches = vec![F::default(); n_tasks * map.dim()];
