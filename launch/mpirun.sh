@@ -7,6 +7,7 @@
 # USR1, USR2, TERM or Ctrl-C: all ranks finish their step, write a checkpoint and leave with code 75; the same command
 # continues from there. A second Ctrl-C or TERM ends the job at once. The exit code is that of the job:
 #   0 done, 2 usage or configuration, 3 data, 4 stopped by a guard (loss not finite, ...), 70 a bug, 75 run again.
+# -n comes first; without it there is one process. NCCL_*, UCX_*, POLYTASK_*, RUST_LOG and the like go along to other hosts.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 

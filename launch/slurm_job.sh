@@ -39,7 +39,7 @@ job_begin() {
 
     # The run directory hangs on the name of the run and not on the number of the job: a job that starts again, and a new
     # one with the same configuration, continue from the last checkpoint.
-    train=("$polytask" train "$config" --resume auto)
+    train=("$polytask" train "$config")
     if [ "${1:-}" = --sweep ]; then
         job_sweep "${2:?--sweep needs a file}"
         shift 2

@@ -186,7 +186,7 @@ fn a_job_hands_on_arguments_and_ends_with_the_code_of_the_program() {
         let mut command = job(script, dir.path(), &program, &["my.yaml", "--set", "a.b=1"]);
         let (status, notes, errors) = end_of(command.env("CUDA_VISIBLE_DEVICES", "2,3"), dir.path());
         assert_eq!(status, Some(code.into()), "{script}: {errors}");
-        assert_eq!(notes, ["train my.yaml --resume auto --set a.b=1 threads 5 gpus 2,3 end "], "{script}");
+        assert_eq!(notes, ["train my.yaml --set a.b=1 threads 5 gpus 2,3 end "], "{script}");
     }
 }
 
@@ -233,7 +233,7 @@ fn a_sweep_gives_every_job_of_an_array_its_line_and_its_run() {
     };
     let (_, notes, errors) = sweep("2", &["my.yaml", "--sweep", "sweep", "--set", "c=3"]);
     let expected =
-        "train my.yaml --resume auto --set run.name=lr-2 --set optim.adamw.lr=3e-4 --set run.seed=2 --set c=3 ";
+        "train my.yaml --set run.name=lr-2 --set optim.adamw.lr=3e-4 --set run.seed=2 --set c=3 ";
     assert!(notes.first().is_some_and(|line| line.starts_with(expected)), "{notes:?} {errors}");
 
     let (status, notes, errors) = sweep("3", &["my.yaml", "--sweep", "sweep"]);

@@ -39,11 +39,12 @@ Start it alone for one rank, or under a launcher for several:
 
 Exit codes:
   0   done
-  2   wrong usage or configuration
+  2   wrong usage or configuration; doctor: it has found a problem
   3   data, files of the run, or too little memory
   4   training stopped by its own guard (divergence, values that are not finite)
   70  a bug, or a failure of communication
-  75  stopped early with a checkpoint: run the same command again to continue";
+  75  stopped early with a checkpoint: run the same command again to continue
+  130 ended at once by a second Ctrl-C or TERM";
 
 #[derive(Debug, Subcommand)]
 enum Command {

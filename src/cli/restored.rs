@@ -17,7 +17,7 @@ use std::path::PathBuf;
 pub(super) struct RestoreArgs {
     /// Directory of the run: it holds `config.yaml` and `checkpoints/`
     pub run_dir: PathBuf,
-    /// `best` (falls back to the latest), `latest`, or the folder of a checkpoint
+    /// `best` (the latest where none is marked), `latest`, or the folder of a checkpoint
     #[arg(long, value_name = "best|latest|DIR", default_value = "best")]
     pub checkpoint: String,
     /// Override a value of the run's configuration, for example where the data is: `--set data.root=/data`
