@@ -1,20 +1,40 @@
 //! `metrics.jsonl`: one JSON object a line, for plots and scripts. The format is in `docs/run_directory.md`.
 
+use super::queue::{Out, Promise, Queue};
 use super::{EvalRecord, TrainRecord};
 use crate::files::{create_anew, open_here};
 use serde_json::{Map, Value, json};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Between the name of a file and the process that is writing its new content.
 const TEMP: &str = ".tmp-";
 
-/// Appends records to a file, each flushed at once.
-pub struct JsonLines {
+/// Appends records to a file; each is with the system as soon as the thread has come to it. Dropping it writes out what is
+/// left.
+pub struct JsonLines(Queue<String>);
+
+/// The file. Its path is there to notice that somebody removed it under us, which no write reports.
+struct Lines {
     out: Box<dyn Write + Send>,
-    /// The file, to notice that somebody removed it under us, which no write reports.
     path: Option<PathBuf>,
+}
+
+impl Out<String> for Lines {
+    fn write(&mut self, line: String) -> io::Result<()> {
+        self.out.write_all(line.as_bytes())?;
+        self.out.flush()?;
+        match &self.path {
+            Some(path) if !path.exists() => Err(io::Error::new(io::ErrorKind::NotFound, "the file has been removed")),
+            _ => Ok(()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 impl JsonLines {
@@ -26,7 +46,7 @@ impl JsonLines {
         if path.symlink_metadata().is_ok() {
             fs::rename(path, beside(path, ".old"))?;
         }
-        Ok(JsonLines { out: Box::new(create_anew(path)?), path: Some(path.into()) })
+        JsonLines::over(Box::new(create_anew(path)?), Some(path))
     }
 
     /// Continues a file after step `resume_step`: lines of later steps and what is no whole line are cut, in one move,
@@ -37,37 +57,53 @@ impl JsonLines {
     pub fn resume(path: &Path, resume_step: u64) -> io::Result<(JsonLines, Option<f64>)> {
         let best = if path.exists() { cut(path, resume_step)? } else { None };
         let file = open_here(OpenOptions::new().create(true).append(true), path)?;
-        Ok((JsonLines { out: Box::new(file), path: Some(path.into()) }, best))
+        Ok((JsonLines::over(Box::new(file), Some(path))?, best))
     }
 
-    /// Writes to anything.
-    pub fn over(out: Box<dyn Write + Send>) -> JsonLines {
-        JsonLines { out, path: None }
-    }
-
-    /// Appends a training record.
+    /// Writes to anything; `path`: where the file is, if it is one.
     ///
     /// # Errors
-    /// The line cannot be written.
+    /// The system has no thread for it.
+    pub fn over(out: Box<dyn Write + Send>, path: Option<&Path>) -> io::Result<JsonLines> {
+        let lines = Lines { out, path: path.map(Path::to_path_buf) };
+        // Every line is flushed as it is written.
+        Queue::start("metrics", lines, Duration::from_secs(3600)).map(JsonLines)
+    }
+
+    /// Appends a training record. Never blocks.
+    ///
+    /// # Errors
+    /// This or an earlier line is lost.
     pub fn train(&mut self, record: &TrainRecord) -> io::Result<()> {
         self.line(&train(record))
     }
 
-    /// Appends an evaluation.
+    /// Appends an evaluation. Never blocks.
     ///
     /// # Errors
-    /// The line cannot be written.
+    /// This or an earlier line is lost.
     pub fn eval(&mut self, record: &EvalRecord) -> io::Result<()> {
         self.line(&eval(record))
     }
 
+    /// Has all lines so far handed to the system. Never blocks.
+    ///
+    /// # Errors
+    /// An earlier line is lost.
+    pub fn flush(&mut self) -> io::Result<Promise> {
+        self.0.flush()
+    }
+
+    /// Writes out what is left.
+    ///
+    /// # Errors
+    /// Something is lost.
+    pub fn close(&mut self) -> io::Result<()> {
+        self.0.close()
+    }
+
     fn line(&mut self, value: &Value) -> io::Result<()> {
-        self.out.write_all(format!("{value}\n").as_bytes())?;
-        self.out.flush()?;
-        match &self.path {
-            Some(path) if !path.exists() => Err(io::Error::new(io::ErrorKind::NotFound, "the file has been removed")),
-            _ => Ok(()),
-        }
+        self.0.write(format!("{value}\n"))
     }
 }
 
@@ -299,6 +335,7 @@ mod tests {
         let (mut out, best) = JsonLines::resume(&stopped, 4).unwrap();
         assert_eq!(best, Some(4.0));
         run(&mut out, 5..=8);
+        drop(out);
         assert_eq!(fs::read_to_string(&stopped).unwrap(), fs::read_to_string(&whole).unwrap());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "no temporary file stays");
     }
@@ -316,6 +353,7 @@ mod tests {
         let path = dir.path().join("metrics.jsonl");
         let (mut out, best) = JsonLines::resume(&path, 5).unwrap();
         out.train(&train_record(6, &["a"])).unwrap();
+        drop(out);
         assert_eq!(best, None);
         JsonLines::create(&path).unwrap().train(&train_record(1, &["a"])).unwrap();
         let steps = |path: PathBuf| {
@@ -338,14 +376,19 @@ mod tests {
             }
         }
         let tried = Arc::new(Mutex::new(0));
-        let error = JsonLines::over(Box::new(Full(tried.clone()))).train(&train_record(1, &["a"])).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        // At the next write, or at the end.
+        let fault = |mut out: JsonLines| {
+            let written = out.train(&train_record(1, &["a"]));
+            written.and_then(|()| out.close()).unwrap_err().kind()
+        };
+        let full = JsonLines::over(Box::new(Full(tried.clone())), None).unwrap();
+        assert_eq!(fault(full), io::ErrorKind::StorageFull);
         assert!(*tried.lock().unwrap() > 0);
 
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("metrics.jsonl");
-        let mut out = JsonLines::create(&path).unwrap();
+        let out = JsonLines::create(&path).unwrap();
         fs::remove_file(&path).unwrap();
-        assert_eq!(out.train(&train_record(1, &["a"])).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(fault(out), io::ErrorKind::NotFound);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::console::Console;
 use super::jsonl::{JsonLines, write_atomically};
-use super::tensorboard::writer::Flushed;
+use super::queue::Flushed;
 use super::tensorboard::{Start, TensorBoard};
 use super::{EvalRecord, RunInfo, Summary, TrainRecord, summary};
 use crate::config;
@@ -81,6 +81,7 @@ impl Logger {
     pub fn go_back(&mut self, step: u64) {
         let Some(live) = &mut self.live else { return };
         // The end of a file writes out what is queued, before the next one voids it.
+        live.each(JsonLines::close, TensorBoard::close);
         let (lines, board) = (live.jsonl.take().is_some(), live.tensorboard.take().is_some());
         live.open(Some(step), lines, board);
     }
@@ -88,8 +89,13 @@ impl Logger {
     /// Has all records so far handed to the system, which keeps them when this process is killed: a run that continues from
     /// a checkpoint repeats what came after it, and nothing of what came before. Never blocks.
     pub fn flush(&mut self) -> Flushed {
-        let board = self.live.as_mut().and_then(|live| live.tensorboard.as_mut());
-        board.map_or_else(Flushed::nothing, TensorBoard::flush)
+        let Some(live) = &mut self.live else { return Flushed::default() };
+        let (mut lines, mut points) = (None, None);
+        live.each(
+            |jsonl| jsonl.flush().map(|promise| lines = Some(promise)),
+            |board| board.flush().map(|promise| points = Some(promise)),
+        );
+        lines.into_iter().chain(points).collect()
     }
 
     /// Prints a line on the console.
@@ -154,6 +160,9 @@ impl Live {
     fn finish(&mut self, summary: &Summary) {
         if let Some(Err(error)) = self.tensorboard.take().map(|mut board| board.finish(summary.steps, summary.status)) {
             self.lose("tensorboard/", &error);
+        }
+        if let Some(Err(error)) = self.jsonl.take().map(|mut jsonl| jsonl.close()) {
+            self.lose("metrics.jsonl", &error);
         }
         let value = summary::summary(&self.info, summary, self.resumed_from, &self.lost);
         let written = write_atomically(&self.run_dir.join("summary.json"), format!("{value:#}\n").as_bytes());

@@ -6,6 +6,7 @@
 //!   console      a progress bar or plain lines, a line per evaluation, a table at the end
 //!   jsonl        metrics.jsonl, one object a line
 //!   tensorboard  events files
+//!   queue        the threads that write these two
 //!   summary      summary.json at the end
 //! messages   warnings and errors of every rank, on standard error
 //! ```
@@ -17,6 +18,7 @@ pub mod console;
 pub mod jsonl;
 mod logger;
 mod messages;
+pub mod queue;
 mod record;
 #[cfg(test)]
 mod samples;
@@ -25,8 +27,8 @@ pub mod tensorboard;
 
 pub use logger::Logger;
 pub use messages::init;
+pub use queue::Flushed;
 pub use record::{
     DeviceRecord, EvalRecord, HParam, RankRecord, RunInfo, Status, Summary, TaskInfo, TaskMetrics, TrainRecord,
 };
 pub use summary::config_hash;
-pub use tensorboard::writer::Flushed;

@@ -75,6 +75,8 @@ impl Plan {
 
     fn cells(&self, canvas: &mut Canvas, cosine: &[f64]) {
         for (i, &c) in cosine.iter().enumerate() {
+            // What is no cosine must not need more room than one.
+            let c = if c.is_finite() { c.clamp(-1.0, 1.0) } else { f64::NAN };
             let (x, y) = (self.left + i % self.t * self.cell, self.top + i / self.t * self.cell);
             canvas.fill(x, y, self.cell, self.cell, if self.cell >= 8 { GRID } else { colour(c) });
             if self.cell >= 8 {
@@ -247,6 +249,13 @@ mod tests {
             assert!(image.width < 3300 && image.height < 3300, "{t} tasks: {} x {}", image.width, image.height);
             assert!(t > NAMES || image.width as usize >= 24 * t);
         }
+    }
+
+    #[test]
+    fn what_is_no_cosine_is_drawn_as_the_nearest_one_or_as_undefined() {
+        let edges = |ends: [f64; 2]| picture(&names(2), &[ends[0], ends[1], ends[1], ends[0]]).unwrap();
+        assert_eq!(pixels(&edges([1e300, -7.5e9])), pixels(&edges([1.0, -1.0])));
+        assert_eq!(pixels(&edges([f64::INFINITY, f64::NEG_INFINITY])), pixels(&edges([f64::NAN; 2])));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! ```text
 //! proto    the messages
 //! frame    records with checksums: writing and (distrusting) reading
-//! writer   an events file and the thread that writes it
+//! writer   an events file
 //! tags     record -> scalars under tags
 //! matrix   cosines -> picture (font: its letters)
 //! session  configuration, hyper-parameters, dashboard
@@ -21,7 +21,8 @@ mod tags;
 pub mod writer;
 
 use self::proto::{Datum, Metadata, PluginData, Value};
-use self::writer::{EventWriter, Flushed, Sink, events_files};
+use self::writer::{EventWriter, Sink, events_files};
+use super::queue::Promise;
 use super::{EvalRecord, RunInfo, Status, TrainRecord};
 use std::collections::BTreeSet;
 use std::io;
@@ -107,7 +108,10 @@ impl TensorBoard {
     }
 
     /// Has all records so far handed to the system. Never blocks.
-    pub fn flush(&mut self) -> Flushed {
+    ///
+    /// # Errors
+    /// An earlier record is lost.
+    pub fn flush(&mut self) -> io::Result<Promise> {
         self.writer.flush()
     }
 
@@ -119,6 +123,14 @@ impl TensorBoard {
         if let Some(value) = session::tail(status) {
             self.writer.write(step, vec![value])?;
         }
+        self.writer.close()
+    }
+
+    /// Writes out everything and closes the file, for a session that goes on elsewhere.
+    ///
+    /// # Errors
+    /// Something is lost.
+    pub fn close(&mut self) -> io::Result<()> {
         self.writer.close()
     }
 

@@ -1,24 +1,18 @@
-//! An events file and the thread that writes it: training never waits for a disk, and never fails because of one.
+//! An events file.
 
 use super::frame::frame;
 use super::proto::{Event, SessionLog, Summary, Value, What};
 use crate::files::{make_dir, open_here};
+use crate::log::queue::{Out, Promise, Queue};
 use prost::Message;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender, TrySendError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Events a stalled disk may hold up before they are dropped.
-const QUEUE: usize = 1024;
 /// An event is in the file after so long at most.
 const FLUSH: Duration = Duration::from_secs(5);
-/// How long the end of a run waits for a stalled disk.
-const CLOSE: Duration = Duration::from_secs(20);
-/// How long a checkpoint waits for one.
-const HAND_OVER: Duration = Duration::from_secs(3);
 /// Number of the next file of this process: two writers in one second never share a name.
 static FILES: AtomicU64 = AtomicU64::new(0);
 
@@ -42,6 +36,12 @@ impl Sink {
         let (file, path) = create_unique(dir)?;
         Ok(Sink { out: Box::new(BufWriter::new(file)), path: Some(path), flush: FLUSH })
     }
+}
+
+impl Out<Event> for Sink {
+    fn write(&mut self, event: Event) -> io::Result<()> {
+        write(self, &event)
+    }
 
     fn flush(&mut self) -> io::Result<()> {
         self.out.flush()?;
@@ -52,35 +52,8 @@ impl Sink {
     }
 }
 
-/// What the thread is asked to do.
-enum Item {
-    Write(Event),
-    /// Hand everything so far to the system, and say so.
-    Flush(Sender<()>),
-}
-
-/// The promise that what was written up to some moment will be with the system, which outlives this process.
-#[derive(Debug)]
-pub struct Flushed(Option<Receiver<()>>);
-
-impl Flushed {
-    /// Where there is nothing to wait for.
-    pub fn nothing() -> Flushed {
-        Flushed(None)
-    }
-
-    /// Waits for it; a file that is lost, and a disk that stalls, are waited for no longer than a checkpoint may be late.
-    pub fn wait(self) {
-        // An error: the file is lost, of which the next write tells, or the time is up.
-        let _ = self.0.map(|done| done.recv_timeout(HAND_OVER));
-    }
-}
-
 /// A queue into an events file. Dropping it writes out what is left.
-pub struct EventWriter {
-    queue: Option<SyncSender<Item>>,
-    done: Receiver<io::Result<()>>,
-}
+pub struct EventWriter(Queue<Event>);
 
 impl EventWriter {
     /// Starts a file: version first, then, if `session_start` is given, the mark that voids earlier points of that step
@@ -94,15 +67,8 @@ impl EventWriter {
             write(&mut sink, &event(step, What::SessionLog(SessionLog { status: 1 })))?;
         }
         sink.flush()?;
-        let (queue, items) = mpsc::sync_channel(QUEUE);
-        let (report, done) = mpsc::channel();
-        std::thread::Builder::new().name("tensorboard".into()).spawn(move || {
-            let result = drain(&items, &mut sink);
-            drop(items);
-            // The other end is gone when closing timed out: then nobody wants to know.
-            let _ = report.send(result);
-        })?;
-        Ok(EventWriter { queue: Some(queue), done })
+        let interval = sink.flush;
+        Ok(EventWriter(Queue::start("tensorboard", sink, interval)?))
     }
 
     /// Queues values of one step. Never blocks.
@@ -110,24 +76,15 @@ impl EventWriter {
     /// # Errors
     /// An earlier write failed, or the queue is full because the disk stalls: these values are lost.
     pub fn write(&mut self, step: u64, value: Vec<Value>) -> io::Result<()> {
-        let Some(queue) = &self.queue else { return Err(io::Error::other("the events file is closed")) };
-        match queue.try_send(Item::Write(event(step, What::Summary(Summary { value })))) {
-            Ok(()) => Ok(()),
-            Err(TrySendError::Full(_)) => {
-                // The thread is left to itself: waiting for it would stop the training.
-                self.queue = None;
-                Err(io::Error::new(io::ErrorKind::TimedOut, "the disk is too slow"))
-            }
-            Err(TrySendError::Disconnected(_)) => Err(self.fault()),
-        }
+        self.0.write(event(step, What::Summary(Summary { value })))
     }
 
-    /// Has all that was written so far handed to the system at once. Never blocks: that is for [`Flushed::wait`].
-    pub fn flush(&mut self) -> Flushed {
-        let (done, flushed) = mpsc::channel();
-        // Where the queue is full or gone, the next write tells why.
-        let sent = self.queue.as_ref().and_then(|queue| queue.try_send(Item::Flush(done)).ok());
-        Flushed(sent.map(|()| flushed))
+    /// Has all that was written so far handed to the system at once. Never blocks.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub fn flush(&mut self) -> io::Result<Promise> {
+        self.0.flush()
     }
 
     /// Writes out what is queued and ends the thread.
@@ -135,55 +92,7 @@ impl EventWriter {
     /// # Errors
     /// Something could not be written, or the disk does not answer.
     pub fn close(&mut self) -> io::Result<()> {
-        if self.queue.take().is_none() {
-            return Ok(());
-        }
-        match self.done.recv_timeout(CLOSE) {
-            Ok(result) => result,
-            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the disk does not answer")),
-        }
-    }
-
-    /// Why the thread ended.
-    fn fault(&mut self) -> io::Error {
-        self.queue = None;
-        match self.done.recv_timeout(CLOSE) {
-            Ok(Err(error)) => error,
-            _ => io::Error::other("the writing thread ended"),
-        }
-    }
-}
-
-impl Drop for EventWriter {
-    fn drop(&mut self) {
-        // Whoever cares about the result has called `close`.
-        let _ = self.close();
-    }
-}
-
-/// The thread: writes events as they come, and flushes so that none waits longer than `sink.flush`.
-fn drain(items: &Receiver<Item>, sink: &mut Sink) -> io::Result<()> {
-    let mut due: Option<Instant> = None;
-    loop {
-        let wait = due.map_or(sink.flush, |due| due.saturating_duration_since(Instant::now()));
-        match items.recv_timeout(wait) {
-            Ok(Item::Write(event)) => {
-                write(sink, &event)?;
-                due = due.or(Some(Instant::now() + sink.flush));
-            }
-            Ok(Item::Flush(done)) => {
-                sink.flush()?;
-                due = None;
-                // Who asked need not wait for the answer.
-                let _ = done.send(());
-            }
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return sink.flush(),
-        }
-        if due.is_some_and(|due| due <= Instant::now()) {
-            sink.flush()?;
-            due = None;
-        }
+        self.0.close()
     }
 }
 

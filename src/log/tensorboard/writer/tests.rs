@@ -1,8 +1,10 @@
 use super::super::frame::events;
 use super::super::proto::Datum;
 use super::*;
+use crate::log::queue::QUEUE;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 /// A disk that holds so many bytes, then is full.
 #[derive(Clone, Default)]
@@ -119,26 +121,6 @@ fn an_event_is_flushed_in_time_without_any_later_event() {
     writer.write(1, scalar(1.0)).unwrap();
     until("the flush", || disk.bytes.lock().unwrap().len() > before);
     assert!(FLUSH <= Duration::from_secs(10));
-}
-
-#[test]
-fn what_was_asked_to_be_flushed_is_in_the_file_when_the_wait_is_over() {
-    let disk = Disk::default();
-    let never = sink(BufWriter::with_capacity(1 << 20, disk.clone()), Duration::from_secs(3600));
-    let mut writer = EventWriter::start(never, None).unwrap();
-    let steps = || events(&disk.bytes.lock().unwrap()).map(|event| event.unwrap().step).collect::<Vec<_>>();
-    for step in 1..=3 {
-        writer.write(step, scalar(1.0)).unwrap();
-        let flushed = writer.flush();
-        writer.write(10 * step, scalar(1.0)).unwrap();
-        flushed.wait();
-        assert!(steps().contains(&(step as i64)), "{:?}", steps());
-    }
-    assert!(!steps().contains(&30), "{:?}: only what was asked for", steps());
-    writer.close().unwrap();
-    let start = Instant::now();
-    writer.flush().wait();
-    assert!(start.elapsed() < HAND_OVER, "a file that is closed has nothing to wait for");
 }
 
 #[test]
