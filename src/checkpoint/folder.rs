@@ -145,6 +145,28 @@ pub fn mark_best(root: &Path, step: u64) -> Result<()> {
     place_pointer(root, BEST, &temp)
 }
 
+/// Makes the checkpoint of a step the one that runs continue from, and the end of the course: `latest` names it, and `best`
+/// names none after it but that of step `best`, if there is one. Nothing is removed, and nothing written if it is so already.
+///
+/// # Errors
+/// If a pointer cannot be written.
+pub fn continue_from(root: &Path, step: u64, best: Option<u64>) -> Result<()> {
+    // A pointer that cannot be read names nothing.
+    if read_pointer(root, LATEST).unwrap_or_default() != Some(step) {
+        let temp = prepare_pointer(root, LATEST, step)?;
+        place_pointer(root, LATEST, &temp)?;
+    }
+    if read_pointer(root, BEST).unwrap_or_default().is_none_or(|marked| marked <= step) {
+        return Ok(());
+    }
+    if let Some(best) = best.filter(|&best| best <= step && find(root, best).is_some()) {
+        return mark_best(root, best);
+    }
+    let path = root.join(BEST);
+    fs::remove_file(&path).map_err(CheckpointError::io(&path))?;
+    sync_dir(root)
+}
+
 /// The folder of the best checkpoint, not verified; `None` if none was marked.
 ///
 /// # Errors
@@ -160,6 +182,34 @@ pub fn best(root: &Path) -> Result<Option<PathBuf>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_course_ends_where_the_run_continues() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        [40, 50, 80, 100].into_iter().for_each(|step| fs::create_dir(root.join(name(step))).unwrap());
+        let pointers = || (read_pointer(root, LATEST).unwrap(), read_pointer(root, BEST).unwrap());
+        let point =
+            |pointer, step| place_pointer(root, pointer, &prepare_pointer(root, pointer, step).unwrap()).unwrap();
+        point(LATEST, 100);
+        continue_from(root, 100, None).unwrap();
+        assert_eq!(pointers(), (Some(100), None));
+        point(BEST, 80);
+        continue_from(root, 100, Some(80)).unwrap();
+        assert_eq!(pointers(), (Some(100), Some(80)));
+        continue_from(root, 50, Some(40)).unwrap();
+        assert_eq!(pointers(), (Some(50), Some(40)));
+        point(BEST, 80);
+        // The best one has been removed since; there was none; a number of another future.
+        for best in [Some(30), None, Some(80)] {
+            point(BEST, 80);
+            continue_from(root, 50, best).unwrap();
+            assert_eq!(pointers(), (Some(50), None), "{best:?}");
+        }
+        fs::write(root.join(LATEST), "nonsense").unwrap();
+        continue_from(root, 50, None).unwrap();
+        assert_eq!(pointers(), (Some(50), None));
+    }
 
     #[test]
     fn only_canonical_names_are_steps() {

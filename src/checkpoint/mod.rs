@@ -36,7 +36,7 @@ mod write;
 mod writer;
 
 pub use archive::Archive;
-pub use folder::{best, mark_best};
+pub use folder::{best, continue_from, mark_best};
 pub use manifest::FileInfo;
 pub use pieces::Piece;
 pub use point::Point;
@@ -80,6 +80,12 @@ pub enum CheckpointError {
 }
 
 impl CheckpointError {
+    /// Whether the disk did not give what may be there, and good: an I/O error that says nothing about the content. A file that
+    /// is missing, cut off or of another kind is as good as damaged.
+    pub fn is_unread(&self) -> bool {
+        matches!(self, CheckpointError::Io { source, .. } if !damage(source.kind()))
+    }
+
     /// For `map_err`: an I/O error of this file or folder.
     fn io(path: &Path) -> impl FnOnce(std::io::Error) -> CheckpointError + '_ {
         move |source| CheckpointError::Io { path: path.to_path_buf(), source }
@@ -88,6 +94,12 @@ impl CheckpointError {
     fn bad(path: &Path, message: impl Into<String>) -> CheckpointError {
         CheckpointError::Bad { path: path.to_path_buf(), message: message.into() }
     }
+}
+
+/// Whether an I/O error is one of what lies on the disk.
+fn damage(kind: std::io::ErrorKind) -> bool {
+    use std::io::ErrorKind::{InvalidData, IsADirectory, NotADirectory, NotFound, UnexpectedEof};
+    matches!(kind, NotFound | UnexpectedEof | InvalidData | IsADirectory | NotADirectory)
 }
 
 type Result<T> = std::result::Result<T, CheckpointError>;

@@ -3,7 +3,7 @@
 use super::durable::HashReader;
 use super::folder::{self, Entry, LATEST};
 use super::manifest::{Content, FileInfo, Manifest};
-use super::{CheckpointError, Result, Snapshot, pieces, tensors};
+use super::{CheckpointError, Result, Snapshot, damage, pieces, tensors};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -130,12 +130,13 @@ fn read_json(input: &mut dyn Read, bytes: u64) -> std::result::Result<serde_json
 /// step, or to a write that had not finished.
 ///
 /// # Errors
-/// If there are checkpoints and none of them can be used: to start anew silently would lose the run.
+/// If there are checkpoints and none of them can be used: to start anew silently would lose the run. If one could not be
+/// read, and may be good.
 pub fn latest(root: &Path) -> Result<Option<Found>> {
     let mut candidates = Candidates::below(root)?;
     while let Some(path) = candidates.next() {
         let snapshot = read(&path);
-        if let Some(found) = candidates.judge(path, snapshot) {
+        if let Some(found) = candidates.judge(path, snapshot)? {
             return Ok(Some(found));
         }
     }
@@ -188,15 +189,27 @@ impl Candidates {
     }
 
     /// What reading the last one has come to: a checkpoint to continue from, or a warning more.
-    pub fn judge(&mut self, path: PathBuf, read: Result<Snapshot>) -> Option<Found> {
+    ///
+    /// # Errors
+    /// If it [could not be read](CheckpointError::is_unread): an earlier one would be continued in its place, and it would be
+    /// removed as one of another future.
+    pub fn judge(&mut self, path: PathBuf, read: Result<Snapshot>) -> Result<Option<Found>> {
         match read {
             Ok(snapshot) if snapshot.step == self.step => {
-                return Some(Found { path, snapshot, warnings: std::mem::take(&mut self.warnings) });
+                return Ok(Some(Found { path, snapshot, warnings: std::mem::take(&mut self.warnings) }));
             }
             Ok(snapshot) => self.warnings.push(format!("{}: holds step {}", path.display(), snapshot.step)),
+            Err(CheckpointError::Io { path: file, source }) if !damage(source.kind()) => {
+                let message = format!(
+                    "{source}: the checkpoint may be good, but could not be read\n  hint: run the same command again when the disk \
+                     answers; to continue from the checkpoint before it, move {} away",
+                    path.display()
+                );
+                return Err(CheckpointError::Bad { path: file, message });
+            }
             Err(e) => self.warnings.push(e.to_string()),
         }
-        None
+        Ok(None)
     }
 
     /// The end of a search that has found nothing.

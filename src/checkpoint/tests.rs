@@ -158,6 +158,27 @@ fn must_fall_back(root: &Path, file: &Path) {
 }
 
 #[test]
+fn a_checkpoint_that_the_disk_does_not_give_is_not_passed_over() {
+    let root = root();
+    let root = root.path();
+    write(root, &snapshot(10, 0.0)).unwrap();
+    write(root, &snapshot(20, 0.0)).unwrap();
+    let judged = |kind: io::ErrorKind| {
+        let mut candidates = Candidates::below(root).unwrap();
+        let path = candidates.next().unwrap();
+        candidates.judge(path.clone(), Err(CheckpointError::Io { path, source: kind.into() }))
+    };
+    // Gone or cut off: the one before will do.
+    for kind in [io::ErrorKind::NotFound, io::ErrorKind::UnexpectedEof, io::ErrorKind::IsADirectory] {
+        assert!(matches!(judged(kind), Ok(None)), "{kind:?}");
+    }
+    for kind in [io::ErrorKind::StaleNetworkFileHandle, io::ErrorKind::OutOfMemory, io::ErrorKind::PermissionDenied] {
+        let error = judged(kind).unwrap_err().to_string();
+        assert!(error.contains("step_00000020: ") && error.contains("hint: run the same command again"), "{error}");
+    }
+}
+
+#[test]
 fn every_flipped_bit_and_every_cut_is_refused_with_the_name_of_the_file() {
     let root = root();
     let root = root.path();

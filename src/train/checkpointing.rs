@@ -2,6 +2,7 @@
 
 use super::persist::{About, Stored};
 use super::replicas::check_replicas;
+use super::setup::{Start, is_inside};
 use super::{Progress, Session, due, sizes};
 use crate::checkpoint;
 use crate::comm::{Collective, agree, note};
@@ -69,8 +70,30 @@ fn after<T>(flushed: Flushed, work: impl FnOnce() -> T) -> impl FnOnce() -> T {
     }
 }
 
+/// Makes a checkpoint of this very run the one that it continues from, before anything that is newer is given up: whatever
+/// ends this session, the next one does not find itself in a future that was left.
+///
+/// # Collective
+/// All ranks; `start` on rank 0 alone.
+///
+/// # Errors
+/// On all ranks: if that cannot be written.
+pub(super) fn continue_from(
+    config: &Config,
+    start: Option<&Start>,
+    progress: &Progress,
+    comm: &dyn Collective,
+) -> Result<()> {
+    let root = config.run.dir().join("checkpoints");
+    let best = progress.best.first().map(|record| record.step);
+    let own = start.filter(|start| is_inside(&start.path, &root));
+    agree(comm, own.map_or(Ok(()), |start| checkpoint::continue_from(&root, start.snapshot.step, best)))?;
+    mark_best_again(config, progress, comm);
+    Ok(())
+}
+
 /// Repeats what a kill between writing a checkpoint and marking it as the best would have left out.
-pub(super) fn mark_best_again(config: &Config, progress: &Progress, comm: &dyn Collective) {
+fn mark_best_again(config: &Config, progress: &Progress, comm: &dyn Collective) {
     let best = progress.evaluated.iter().any(|record| record.best) && config.checkpoint.best;
     if best && comm.world().is_main() {
         let root = config.run.dir().join("checkpoints");

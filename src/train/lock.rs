@@ -27,7 +27,7 @@ impl RunLock {
     /// Takes the directory, which is made if it is not there. Where the file system knows no locks, a warning has to do.
     ///
     /// # Errors
-    /// Another job has it; or the file cannot be written.
+    /// Another job has it; or the file cannot be opened for writing.
     pub fn take(dir: &Path) -> Result<RunLock> {
         let path = dir.join(FILE);
         let io = |source| Error::Io { path: path.display().to_string(), source };
@@ -44,7 +44,11 @@ impl RunLock {
             ),
         }
         let mut lock = RunLock(file);
-        lock.sign().map_err(io)?;
+        // The words are for others to read, and the lock holds without them: on a full disk, too, which this job may be about
+        // to clear.
+        if let Err(e) = lock.sign() {
+            tracing::debug!("{}: {e}: it does not say who has it", path.display());
+        }
         Ok(lock)
     }
 

@@ -31,6 +31,7 @@ pub use setup::{Options, Resume};
 pub use signals::StopFlag;
 pub use time_limit::TimeLimit;
 
+use crate::checkpoint;
 use crate::comm::{Collective, agree, agree_on_sum, note};
 use crate::config::{Config, Precision};
 use crate::data::{DataError, Dataset, Loader, LoaderOptions, Split};
@@ -38,7 +39,7 @@ use crate::error::{self, Error, Result};
 use crate::fault;
 use crate::log::{DeviceRecord, Logger, Status, Summary, TrainRecord};
 use crate::optim;
-use checkpointing::mark_best_again;
+use checkpointing::continue_from;
 use guard::Next;
 use info::{run_info, write_config};
 use lock::RunLock;
@@ -102,6 +103,11 @@ impl<'a, F: Stored> Session<'a, F> {
         setup::set_threads(config, comm);
         let device = device::choose(config, comm)?;
         let lock = agree(comm, comm.world().is_main().then(|| RunLock::take(&config.run.dir())).transpose())?;
+        if comm.world().is_main() {
+            // The run directory is this job's: whatever a killed one was writing is in the way, and takes room that even the
+            // first small file may need.
+            checkpoint::clear(&config.run.dir().join("checkpoints"));
+        }
         let start = setup::find_start(config, options, comm)?;
         let dataset = setup::open_data(config, start.as_ref(), comm)?;
         let sampler = dataset.sampler(config)?;
@@ -116,7 +122,7 @@ impl<'a, F: Stored> Session<'a, F> {
             let state = learner.restore(from, comm)?;
             same_sizes(&dataset, &state.source_sizes)?;
             progress = state.progress;
-            mark_best_again(config, &progress, comm);
+            continue_from(config, start.as_ref(), &progress, comm)?;
         }
         let steps_per_epoch = sampler.steps_per_epoch();
         let total_steps =

@@ -81,10 +81,6 @@ impl<'a> Saver<'a> {
     pub fn new(config: &Config, comm: &'a dyn Collective) -> Result<Saver<'a>> {
         let world = comm.world();
         let root = config.run.dir().join("checkpoints");
-        if world.is_main() {
-            // The run directory is this job's: whatever a killed one was writing is in the way, and takes room.
-            checkpoint::clear(&root);
-        }
         let sharded = layout::is_sharded(config, comm)?;
         let writer = (sharded || world.is_main()).then(|| {
             let hook = move |step, point, nth| fault::strike_writing(step, point, nth, world);

@@ -138,7 +138,8 @@ fn read_start(config: &Config, options: &Options, read: Read<'_>) -> Result<Opti
     Ok(start)
 }
 
-fn is_inside(dir: &Path, root: &Path) -> bool {
+/// Whether a checkpoint is one of the run with this root.
+pub(super) fn is_inside(dir: &Path, root: &Path) -> bool {
     matches!((dir.canonicalize(), root.canonicalize()), (Ok(dir), Ok(root)) if dir.starts_with(&root))
 }
 
@@ -146,7 +147,7 @@ fn latest(root: &Path, read: Read<'_>) -> Result<Option<Start>> {
     let mut candidates = checkpoint::Candidates::below(root)?;
     while let Some(path) = candidates.next() {
         let snapshot = read(&path)?;
-        if let Some(found) = candidates.judge(path, snapshot) {
+        if let Some(found) = candidates.judge(path, snapshot)? {
             found.warnings.iter().for_each(|w| tracing::warn!("{w}"));
             return Ok(Some(Start { path: found.path, snapshot: found.snapshot }));
         }

@@ -8,7 +8,6 @@ use crate::checkpoint::{self, Archive, CheckpointError, FileInfo, Snapshot};
 use crate::comm::{Collective, CommError};
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
-use std::io::ErrorKind;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
@@ -52,6 +51,8 @@ pub(super) fn read(dir: &Path, comm: &dyn Collective) -> Result<std::result::Res
     let found = tell(verified.as_ref().err(), comm)?;
     let (snapshot, Damage { file, unread, message }) = match (read.and_then(|read| verified.map(|()| read)), found) {
         (Ok(snapshot), Some(damage)) => (snapshot, damage),
+        // A second time, as below.
+        (Err(e), _) if e.is_unread() => return Ok(checkpoint::read(dir)),
         (mine, _) => return Ok(mine),
     };
     if unread {
@@ -120,10 +121,7 @@ struct Damage {
 fn tell(mine: Option<&CheckpointError>, comm: &dyn Collective) -> Result<Option<Damage>> {
     let damage = mine.map(|error| {
         let (path, unread, message) = match error {
-            // A file that is not there is as good as damaged.
-            CheckpointError::Io { path, source } => {
-                (path.as_path(), source.kind() != ErrorKind::NotFound, source.to_string())
-            }
+            CheckpointError::Io { path, source } => (path.as_path(), error.is_unread(), source.to_string()),
             CheckpointError::Bad { path, message } => (path.as_path(), false, message.clone()),
             CheckpointError::OnRank { message, .. } => (Path::new(""), false, message.clone()),
         };

@@ -153,6 +153,37 @@ fn a_run_taken_back_by_hand_goes_back_to_where_it_began_and_not_to_what_came_lat
     whole_curve(&sandbox.run("x"), 12);
 }
 
+/// Killed before it has a checkpoint of its own, the new course goes on, and not the one that was left; the best checkpoint of
+/// that one is none of this.
+#[test]
+fn a_run_taken_back_by_hand_stays_there_whatever_ends_it() {
+    for world in WORLDS {
+        let sandbox = Sandbox::new();
+        let whole = run(&sandbox, world, "whole", "", &["train.eval_every_steps=2"]).exits_with(0);
+        run(&sandbox, world, "x", "", &["train.eval_every_steps=2"]).exits_with(0);
+        let x = sandbox.run("x");
+        let root = x.0.join("checkpoints");
+        let named = |pointer: &str| std::fs::read_to_string(root.join(pointer)).unwrap_or_default().trim().to_string();
+        std::fs::write(root.join("best"), "step_00000012\n").unwrap();
+        let (ranks, rank) = world;
+        let mpirun =
+            if ranks == ALONE { String::new() } else { format!("mpirun -n {ranks} --oversubscribe --bind-to none") };
+        let line = format!(
+            "export POLYTASK_FAULT=kill@7:{rank}; {mpirun} $polytask train config.yaml --set run.dir=runs/x --set train.steps=12 \
+             --set checkpoint.every=100 --set checkpoint.keep=100 --set train.eval_every_steps=2 --set checkpoint.best=false \
+             --resume runs/x/checkpoints/step_00000004"
+        );
+        let output = sandbox.shell(&line);
+        assert_ne!(output.code, Some(0), "{output}");
+        assert_eq!(named("latest"), "step_00000004", "{output}");
+        assert!(["", "step_00000002", "step_00000004"].contains(&named("best").as_str()), "{}", named("best"));
+        run(&sandbox, world, "x", "", &["train.eval_every_steps=2"]).exits_with(0);
+        whole_curve(&x, 12);
+        assert_eq!(x.json("summary.json")["resumed_from"], 4, "{whole}");
+        same_bits(&x.latest(), &sandbox.run("whole").latest(), "taken back");
+    }
+}
+
 #[test]
 fn limits_end_a_run_that_gets_nowhere() {
     let sandbox = Sandbox::new();

@@ -98,6 +98,27 @@ fn a_file_system_that_is_full_keeps_the_old_checkpoint() {
     assert!(found.snapshot.step < 30, "{output}");
 }
 
+/// A killed job has left a checkpoint half-written, which fills the disk: the next one needs room before it writes anything.
+#[test]
+fn what_a_killed_job_left_on_a_full_disk_makes_room_for_the_next_one() {
+    let sandbox = Sandbox::new();
+    if !works(&sandbox, "unshare -m bash -c 'mkdir -p small && mount -t tmpfs -o size=256k none small'") {
+        return;
+    }
+    let train = |steps: &str| quoted("x", &["checkpoint.keep=1", steps]).replace("runs/x", "small/x");
+    sandbox.write("first", &format!("$polytask {}\n", train("train.steps=2")));
+    sandbox.write("second", &format!("$polytask {}\n", train("train.steps=4")));
+    let inner = "mount -t tmpfs -o size=256k none small && . ./first || exit; left=small/x/checkpoints/.tmp-step_00000003-1; \
+                 mkdir $left; cat /dev/zero >$left/optim.safetensors; . ./second; code=$?; mkdir -p runs; cp -r small/x runs/x; \
+                 exit $code";
+    let output = sandbox.shell(&format!("export polytask; mkdir -p small; unshare -m bash -c '{inner}'"));
+    assert!(output.stderr.contains("No space left on device"), "the disk was not full: {output}");
+    let output = output.exits_with(0);
+    let run = sandbox.run("x");
+    assert_eq!((run.latest().step, run.last_step()), (4, 4), "{output}");
+    assert!(!run.checkpoints().iter().any(|name| name.starts_with('.')), "{:?}", run.checkpoints());
+}
+
 fn words(output: &Output) -> String {
     format!("{}{}", output.stdout, output.stderr)
 }

@@ -5,7 +5,7 @@ use super::{ANOTHER_EXPERIMENT, Refusal};
 use crate::comm::note;
 use crate::config::{NonFinite, SpikeAction, Train};
 use crate::error::{Error, Result};
-use crate::train::checkpointing::mark_best_again;
+use crate::train::checkpointing::continue_from;
 use crate::train::persist::Stored;
 use crate::train::setup::{self, Options, Resume, Start};
 use crate::train::{Progress, Session};
@@ -102,7 +102,7 @@ impl<F: Stored> Session<'_, F> {
         left_out.sort_unstable();
         left_out.dedup();
         self.progress = Progress { left_out, rollbacks: self.progress.rollbacks, ..state.progress };
-        mark_best_again(self.config, &self.progress, self.comm);
+        continue_from(self.config, start, &self.progress, self.comm)?;
         self.logger.go_back(self.progress.step);
         Ok(())
     }
