@@ -171,9 +171,10 @@ impl<'a> Case<'a> {
     fn all_alike(&self) -> Option<Verdict> {
         let (_, plane, op) = self.longest?;
         let line = format!(
-            "all ranks have entered {} and none has left it for {}: the network, or a device",
+            "all ranks have entered {} and none has left it for {}: the network{}, or a device",
             described(plane, op),
-            self.seconds(plane)
+            self.seconds(plane),
+            self.between_hosts()
         );
         Some(Verdict { line, ranks: Vec::new(), at: Some((plane.to_string(), op.seq)) })
     }
@@ -190,6 +191,16 @@ impl<'a> Case<'a> {
         let failures = self.failures().filter(|(f, ..)| !told.contains(&f.rank));
         also.extend(failures.take(2).map(|(f, _, _, reason)| format!("rank {} reports: {reason}", f.rank)));
         also
+    }
+
+    /// ` between node1, node2`, if the job is on several hosts.
+    fn between_hosts(&self) -> String {
+        let hosts: BTreeSet<&str> = self.flights.iter().flat_map(|f| &f.hosts).map(String::as_str).collect();
+        if hosts.len() < 2 {
+            return String::new();
+        }
+        let more = if hosts.len() > 4 { ", ..." } else { "" };
+        format!(" between {}{more}", hosts.into_iter().take(4).collect::<Vec<_>>().join(", "))
     }
 
     /// The host of these ranks, if the job has several and they are all on the same.

@@ -24,9 +24,9 @@ pub(super) fn told() -> bool {
 }
 
 /// How long the oldest pending operation may go on after the signal: twice as long as any operation took so far, and a
-/// few seconds at least. `None`: as long as ever, because ranks rightly wait for one that writes or evaluates.
+/// few seconds at least. `None`: as long as ever, because ranks rightly wait for one that starts, writes or evaluates.
 pub(super) fn patience(ring: &Ring) -> Option<Duration> {
-    let in_step = ring.place.is_none_or(|place| matches!(place.phase, "data" | "compute"));
+    let in_step = ring.place.is_some_and(|place| matches!(place.phase, "data" | "compute"));
     let ops = ring.planes.iter().flat_map(|plane| &plane.ops);
     let longest = ops.filter_map(|op| Some(op.ended?.saturating_sub(op.begun))).max().unwrap_or_default();
     in_step.then(|| LEAST.max(2 * longest))
@@ -44,6 +44,8 @@ mod tests {
     #[test]
     fn an_operation_may_take_twice_as_long_as_the_longest_so_far() {
         let mut ring = Ring::new(10);
+        assert_eq!(patience(&ring), None, "one may read a large checkpoint");
+        ring.place = Some(Place { step: 1, phase: "data", since: s(0) });
         assert_eq!(patience(&ring), Some(LEAST));
         for (begun, ended) in [(0, 1), (10, 19), (20, 21)] {
             let (plane, seq) = ring.begin("mpi", "all_reduce", 8, s(begun));

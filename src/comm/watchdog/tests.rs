@@ -195,6 +195,11 @@ fn ranks_of_several_hosts_are_named_with_theirs() {
         &[0],
         "rank 0 on n1 is still in all_reduce (mpi #7, 96 B), which ranks 1-3 have left, after 30 s",
     );
+    says(
+        &[waits(0), waits(1), waits(2), waits(3)],
+        &[],
+        "all ranks have entered all_reduce (mpi #7, 96 B) and none has left it for 30 s: the network between n1, n2, or a device",
+    );
     let elsewhere = of(3, &[SPREAD], None).seen_in(2, "data");
     let late = |r| of(r, &[SPREAD, SUM], Some(30.0));
     says(

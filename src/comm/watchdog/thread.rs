@@ -151,6 +151,7 @@ impl Lookout {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ring::Place;
     use super::*;
 
     fn s(n: f64) -> Duration {
@@ -211,6 +212,7 @@ mod tests {
     #[test]
     fn after_a_sigterm_nobody_waits_for_the_deadline() {
         let mut ring = Ring::new(10);
+        ring.place = Some(Place { step: 1, phase: "compute", since: s(0.0) });
         let mut watch = Watch::new(s(600.0), s(0.0));
         let (plane, seq) = ring.begin("mpi", "all_reduce", 8, s(1.0));
         ring.end(plane, seq, s(4.0));
