@@ -59,7 +59,9 @@ impl Weighting for Famo {
     }
 
     fn observe_after(&mut self, at: &Moment<'_>, after: &[Option<f64>]) {
-        let both = |t: usize| Some((t, self.above_min(t, at.losses[t]?), self.above_min(t, after[t]?)));
+        // A loss that the step has made infinite is refused when it comes again; here it would make all weights NaN for good.
+        let known = |loss: Option<f64>| loss.filter(|loss| loss.is_finite());
+        let both = |t: usize| Some((t, self.above_min(t, known(at.losses[t])?), self.above_min(t, known(after[t])?)));
         let (tasks, pairs): (Vec<usize>, Vec<[f64; 2]>) =
             (0..self.xi.len()).filter_map(both).map(|(t, before, after)| (t, [before, after])).unzip();
         let logs: Vec<f64> = positive(pairs.as_flattened()).iter().map(|d| d.ln()).collect();
@@ -167,6 +169,20 @@ mod tests {
         steps(&mut method, [1.0; 3], 30);
         let [fast, slow, still] = [0, 1, 2].map(|t| method.xi[t].value);
         assert!(still > slow && slow > fast, "{fast} {slow} {still}");
+    }
+
+    #[test]
+    fn a_loss_that_a_step_made_infinite_teaches_nothing_and_spoils_nothing() {
+        for bad in [f64::INFINITY, f64::NAN] {
+            let (mut method, before) = (famo(1e-3), some(&losses(0)));
+            steps(&mut method, [1.0; 3], 5);
+            let old = method.xi[1];
+            method.observe_after(&at(&before), &[Some(1.0), Some(bad), Some(0.1)]);
+            assert_eq!(method.xi[1], old);
+            let saved = method.save();
+            method.load(&saved).unwrap();
+            assert!(method.weights(&at(&before)).iter().all(|w| w.is_finite()), "{bad}: {saved}");
+        }
     }
 
     #[test]

@@ -30,8 +30,11 @@ impl Learned {
         Learned { value: start, first: 0.0, second: 0.0, steps: 0 }
     }
 
-    /// One step down the gradient, as PyTorch's Adam takes it.
+    /// One step down the gradient, as PyTorch's Adam takes it; none down one that is not a number.
     pub fn learn(&mut self, gradient: f64, lr: f64) {
+        if gradient.is_nan() {
+            return;
+        }
         let gradient = gradient.clamp(-STEEPEST, STEEPEST);
         self.steps = self.steps.saturating_add(1);
         self.first = BETA1 * self.first + (1.0 - BETA1) * gradient;
@@ -48,6 +51,9 @@ mod tests {
 
     #[test]
     fn stays_finite_under_any_gradient() {
+        let mut x = Learned::new(0.5);
+        x.learn(f64::NAN, 1.0);
+        assert_eq!(x, Learned::new(0.5));
         for gradient in [0.0, f64::MAX, -f64::MAX, f64::INFINITY, 5e-324] {
             let mut x = Learned::new(0.0);
             (0..1000).for_each(|_| x.learn(gradient, 1.0));
