@@ -114,7 +114,7 @@ fn shorten(text: &str) -> String {
 
 /// `a`, `b` or `c`.
 pub(super) fn any_of(names: &[&str]) -> String {
-    let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+    let quoted: Vec<String> = names.iter().map(|name| quote(name)).collect();
     match quoted.split_last() {
         Some((last, [])) => last.clone(),
         Some((last, rest)) => format!("{} or {last}", rest.join(", ")),

@@ -1,6 +1,6 @@
 //! `did you mean ...`: the known name nearest to an unknown one.
 
-use super::fault::Fault;
+use super::fault::{Fault, quote};
 use strsim::damerau_levenshtein;
 
 /// What users of other programs write, and what it is called here.
@@ -34,14 +34,14 @@ const SYNONYMS: &[(&str, &str)] = &[
 /// Adds a hint when one of `known` is near `name`.
 pub(super) fn similar(fault: Fault, name: &str, known: &[&str]) -> Fault {
     match nearest(name, known) {
-        Some(best) => fault.hint(format!("did you mean `{best}`?")),
+        Some(best) => fault.hint(format!("did you mean {}?", quote(best))),
         None => fault,
     }
 }
 
 /// A line with the known name that is nearest to `name`; empty when none is near enough to be meant.
 pub fn did_you_mean(name: &str, known: &[&str]) -> String {
-    nearest(name, known).map(|best| format!("\nhint: did you mean `{best}`?")).unwrap_or_default()
+    nearest(name, known).map(|best| format!("\nhint: did you mean {}?", quote(best))).unwrap_or_default()
 }
 
 /// The known name nearest to `name`, when one is near enough to be meant.

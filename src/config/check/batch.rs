@@ -54,7 +54,7 @@ pub(super) fn known_name(at: &At, name: &str, what: &str, known: &[&str]) -> Che
     }
     let fault = at.fault(format!("no {what} is called {}", quote(name)));
     Err(match hints::nearest(name, known) {
-        Some(near) => fault.hint(format!("did you mean `{near}`?")),
+        Some(near) => fault.hint(format!("did you mean {}?", quote(near))),
         None => fault.hint(format!("expected {}", any_of(known))),
     })
 }

@@ -44,7 +44,7 @@ fn target(at: &At, config: &Config, task: &Task) -> Checked {
     let Some((_, source)) = config.data.sources.iter().find(|(name, _)| *name == task.source) else {
         let fault = at.then("source").fault(format!("no source is called {}", quote(&task.source)));
         return Err(match hints::nearest(&task.source, &sources) {
-            Some(near) => fault.hint(format!("did you mean `{near}`?")),
+            Some(near) => fault.hint(format!("did you mean {}?", quote(near))),
             None => fault.hint(format!("`data.sources` has {}", any_of(&sources))),
         });
     };
