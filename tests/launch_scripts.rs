@@ -232,8 +232,7 @@ fn a_sweep_gives_every_job_of_an_array_its_line_and_its_run() {
         end_of(command.env("SLURM_ARRAY_TASK_ID", task).env("SLURM_ARRAY_JOB_ID", "5"), dir.path())
     };
     let (_, notes, errors) = sweep("2", &["my.yaml", "--sweep", "sweep", "--set", "c=3"]);
-    let expected =
-        "train my.yaml --set run.name=lr-2 --set optim.adamw.lr=3e-4 --set run.seed=2 --set c=3 ";
+    let expected = "train my.yaml --set run.name=lr-2 --set optim.adamw.lr=3e-4 --set run.seed=2 --set c=3 ";
     assert!(notes.first().is_some_and(|line| line.starts_with(expected)), "{notes:?} {errors}");
 
     let (status, notes, errors) = sweep("3", &["my.yaml", "--sweep", "sweep"]);
