@@ -27,30 +27,42 @@ impl<W: Write> Write for HashWriter<W> {
     }
 }
 
-/// Reads from `inner` and hashes what passes.
+/// Reads from `inner` and hashes what passes. The first error stays one, whatever a parser makes of it and whether the next
+/// read works again.
 pub(super) struct HashReader<R> {
     inner: R,
     sha: Sha256,
+    failed: Option<io::Error>,
 }
 
 impl<R: Read> HashReader<R> {
     pub(super) fn new(inner: R) -> Self {
-        HashReader { inner, sha: Sha256::new() }
+        HashReader { inner, sha: Sha256::new(), failed: None }
     }
 
     /// Reads what is left, then tells the hash of everything.
     pub(super) fn finish(mut self) -> io::Result<String> {
-        io::copy(&mut self, &mut io::sink())?;
+        let read = io::copy(&mut self, &mut io::sink());
+        self.failed.map_or(read.map(drop), Err)?;
         Ok(hex(&self.sha.finalize()))
     }
 }
 
 impl<R: Read> Read for HashReader<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let n = self.inner.read(buf)?;
-        self.sha.update(&buf[..n]);
-        Ok(n)
+        let read = self.inner.read(buf);
+        match &read {
+            Ok(n) => self.sha.update(&buf[..*n]),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => self.failed = self.failed.take().or_else(|| Some(same(e))),
+        }
+        read
     }
+}
+
+/// An error as another one, since they cannot be copied.
+fn same(error: &io::Error) -> io::Error {
+    error.raw_os_error().map_or_else(|| io::Error::new(error.kind(), error.to_string()), io::Error::from_raw_os_error)
 }
 
 /// SHA-256 as 64 hexadecimal digits.

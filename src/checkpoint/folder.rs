@@ -55,13 +55,21 @@ pub(super) fn list(root: &Path) -> Result<Vec<Entry>> {
         let proper = !file_name.starts_with(ASIDE);
         let path = root.join(&file_name);
         if let Some(step) = parse(file_name.strip_prefix(ASIDE).unwrap_or(&file_name))
-            && path.is_dir()
+            && is_dir(&path)?
         {
             entries.push(Entry { step, proper, path });
         }
     }
     entries.sort();
     Ok(entries)
+}
+
+/// Whether a folder is there, and not merely hidden by a disk that does not answer.
+fn is_dir(path: &Path) -> Result<bool> {
+    match fs::metadata(path).map_err(CheckpointError::io(path)) {
+        Err(e) if !e.is_unread() => Ok(false),
+        meta => Ok(meta?.is_dir()),
+    }
 }
 
 /// Leftovers of writers that are gone: temporary names of this process and of processes that no longer run.
@@ -145,18 +153,23 @@ pub fn mark_best(root: &Path, step: u64) -> Result<()> {
     place_pointer(root, BEST, &temp)
 }
 
-/// Makes the checkpoint of a step the one that runs continue from, and the end of the course: `latest` names it, and `best`
-/// names none after it but that of step `best`, if there is one. Nothing is removed, and nothing written if it is so already.
+/// Makes the checkpoint of a step, in the folder `path`, the one that runs continue from, and the end of the course: `latest`
+/// names it, and `best` names none after it but that of step `best`, if there is one. Nothing is removed, and nothing written
+/// if it is so already. A folder that is not [the one](find) of this step below the root changes nothing: no pointer can name it.
 ///
 /// # Errors
-/// If a pointer cannot be written.
-pub fn continue_from(root: &Path, step: u64, best: Option<u64>) -> Result<()> {
-    // A pointer that cannot be read names nothing.
-    if read_pointer(root, LATEST).unwrap_or_default() != Some(step) {
+/// If a pointer cannot be read from the disk, or not be written.
+pub fn continue_from(root: &Path, path: &Path, step: u64, best: Option<u64>) -> Result<()> {
+    let is_named =
+        |own: PathBuf| matches!((own.canonicalize(), path.canonicalize()), (Ok(own), Ok(path)) if own == path);
+    if !find(root, step).is_some_and(is_named) {
+        return Ok(());
+    }
+    if named(root, LATEST)? != Some(step) {
         let temp = prepare_pointer(root, LATEST, step)?;
         place_pointer(root, LATEST, &temp)?;
     }
-    if read_pointer(root, BEST).unwrap_or_default().is_none_or(|marked| marked <= step) {
+    if named(root, BEST)?.is_none_or(|marked| marked <= step) {
         return Ok(());
     }
     if let Some(best) = best.filter(|&best| best <= step && find(root, best).is_some()) {
@@ -165,6 +178,14 @@ pub fn continue_from(root: &Path, step: u64, best: Option<u64>) -> Result<()> {
     let path = root.join(BEST);
     fs::remove_file(&path).map_err(CheckpointError::io(&path))?;
     sync_dir(root)
+}
+
+/// What a pointer names; nothing, if it is there and makes no sense.
+fn named(root: &Path, pointer: &str) -> Result<Option<u64>> {
+    match read_pointer(root, pointer) {
+        Err(e) if !e.is_unread() => Ok(None),
+        named => named,
+    }
 }
 
 /// The folder of the best checkpoint, not verified; `None` if none was marked.
@@ -191,23 +212,28 @@ mod tests {
         let pointers = || (read_pointer(root, LATEST).unwrap(), read_pointer(root, BEST).unwrap());
         let point =
             |pointer, step| place_pointer(root, pointer, &prepare_pointer(root, pointer, step).unwrap()).unwrap();
+        let from = |step, best| continue_from(root, &root.join(name(step)), step, best);
         point(LATEST, 100);
-        continue_from(root, 100, None).unwrap();
+        from(100, None).unwrap();
         assert_eq!(pointers(), (Some(100), None));
         point(BEST, 80);
-        continue_from(root, 100, Some(80)).unwrap();
+        from(100, Some(80)).unwrap();
         assert_eq!(pointers(), (Some(100), Some(80)));
-        continue_from(root, 50, Some(40)).unwrap();
+        from(50, Some(40)).unwrap();
         assert_eq!(pointers(), (Some(50), Some(40)));
         point(BEST, 80);
         // The best one has been removed since; there was none; a number of another future.
         for best in [Some(30), None, Some(80)] {
             point(BEST, 80);
-            continue_from(root, 50, best).unwrap();
+            from(50, best).unwrap();
             assert_eq!(pointers(), (Some(50), None), "{best:?}");
         }
         fs::write(root.join(LATEST), "nonsense").unwrap();
-        continue_from(root, 50, None).unwrap();
+        from(50, None).unwrap();
+        assert_eq!(pointers(), (Some(50), None));
+        // A copy under a name that no pointer can have.
+        fs::create_dir(root.join("kept")).unwrap();
+        continue_from(root, &root.join("kept"), 40, None).unwrap();
         assert_eq!(pointers(), (Some(50), None));
     }
 

@@ -159,13 +159,16 @@ impl Candidates {
     /// Lists them.
     ///
     /// # Errors
-    /// If the root cannot be listed.
+    /// If the root cannot be listed, or what `latest` names [cannot be read](CheckpointError::is_unread).
     pub fn below(root: &Path) -> Result<Candidates> {
         let mut warnings = Vec::new();
-        let named = folder::read_pointer(root, LATEST).unwrap_or_else(|e| {
-            warnings.push(e.to_string());
-            None
-        });
+        let named = match folder::read_pointer(root, LATEST) {
+            Err(e) if !e.is_unread() => {
+                warnings.push(e.to_string());
+                None
+            }
+            named => named?,
+        };
         let entries = by_preference(folder::list(root)?, named);
         if let Some(step) = named
             && entries.first().is_none_or(|entry| entry.step != step)

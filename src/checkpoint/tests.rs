@@ -172,9 +172,25 @@ fn a_checkpoint_that_the_disk_does_not_give_is_not_passed_over() {
     for kind in [io::ErrorKind::NotFound, io::ErrorKind::UnexpectedEof, io::ErrorKind::IsADirectory] {
         assert!(matches!(judged(kind), Ok(None)), "{kind:?}");
     }
-    for kind in [io::ErrorKind::StaleNetworkFileHandle, io::ErrorKind::OutOfMemory, io::ErrorKind::PermissionDenied] {
+    for kind in [io::ErrorKind::StaleNetworkFileHandle, io::ErrorKind::TimedOut, io::ErrorKind::PermissionDenied] {
         let error = judged(kind).unwrap_err().to_string();
         assert!(error.contains("step_00000020: ") && error.contains("hint: run the same command again"), "{error}");
+    }
+}
+
+#[test]
+fn a_read_that_fails_once_is_no_damage_whatever_a_parser_made_of_it() {
+    struct Once(bool);
+    impl io::Read for Once {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            if std::mem::take(&mut self.0) { Err(io::Error::from_raw_os_error(libc::ESTALE)) } else { Ok(0) }
+        }
+    }
+    for fails in [false, true] {
+        let mut input = durable::HashReader::new(Once(fails));
+        assert_eq!(io::Read::read_to_string(&mut input, &mut String::new()).is_err(), fails);
+        let error = input.finish().err().map(|e| e.kind());
+        assert_eq!(error, fails.then_some(io::ErrorKind::StaleNetworkFileHandle));
     }
 }
 

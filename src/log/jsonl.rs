@@ -9,6 +9,8 @@ use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// Lines a stalled disk may hold up, of about a kilobyte each: training goes on for hours without it.
+const ROOM: usize = 1 << 16;
 /// Between the name of a file and the process that is writing its new content.
 const TEMP: &str = ".tmp-";
 
@@ -33,6 +35,7 @@ impl Out<String> for Lines {
     }
 
     fn flush(&mut self) -> io::Result<()> {
+        // Every line has been, as it was written.
         Ok(())
     }
 }
@@ -66,8 +69,7 @@ impl JsonLines {
     /// The system has no thread for it.
     pub fn over(out: Box<dyn Write + Send>, path: Option<&Path>) -> io::Result<JsonLines> {
         let lines = Lines { out, path: path.map(Path::to_path_buf) };
-        // Every line is flushed as it is written.
-        Queue::start("metrics", lines, Duration::from_secs(3600)).map(JsonLines)
+        Queue::start("metrics", lines, ROOM, Duration::from_secs(3600)).map(JsonLines)
     }
 
     /// Appends a training record. Never blocks.

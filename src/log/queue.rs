@@ -1,4 +1,5 @@
-//! A queue into a file, and the thread that writes it: training never waits for a disk, and never fails because of one.
+//! A queue into a file, and the thread that writes it: no record waits for a disk, and none fails a run. Only the end of a run,
+//! and a rollback, wait until all is written.
 
 use std::io;
 use std::sync::Arc;
@@ -6,12 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender, TrySendError};
 use std::time::{Duration, Instant};
 
-/// Items that a stalled disk may hold up before the output is given up.
-pub(super) const QUEUE: usize = 1024;
 /// How long the end of a run waits for a stalled disk.
 const CLOSE: Duration = Duration::from_secs(20);
 /// How long a checkpoint waits for one.
-pub(super) const HAND_OVER: Duration = Duration::from_secs(3);
+const HAND_OVER: Duration = Duration::from_secs(3);
+/// How long the next ones wait for it then, to find out whether it answers again.
+const LATE: Duration = Duration::from_millis(100);
 
 /// Where a queue ends.
 pub trait Out<T>: Send + 'static {
@@ -44,12 +45,13 @@ enum Item<T> {
 }
 
 impl<T: Send + 'static> Queue<T> {
-    /// Starts the thread. No item waits in the buffer of `out` for longer than `interval`.
+    /// Starts the thread. A stalled disk may hold up so many items (`room`) before the output is given up; none waits in the
+    /// buffer of `out` for longer than `interval`.
     ///
     /// # Errors
     /// The system has no thread for it.
-    pub fn start(name: &str, mut out: impl Out<T>, interval: Duration) -> io::Result<Queue<T>> {
-        let (queue, items) = mpsc::sync_channel(QUEUE);
+    pub fn start(name: &str, mut out: impl Out<T>, room: usize, interval: Duration) -> io::Result<Queue<T>> {
+        let (queue, items) = mpsc::sync_channel(room);
         let (report, done) = mpsc::channel();
         std::thread::Builder::new().name(name.into()).spawn(move || {
             let result = drain(&items, &mut out, interval);
@@ -103,7 +105,8 @@ impl<T> Queue<T> {
         }
         match self.done.recv_timeout(CLOSE) {
             Ok(result) => result,
-            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the disk does not answer")),
+            Err(RecvTimeoutError::Timeout) => Err(io::Error::new(io::ErrorKind::TimedOut, "the disk does not answer")),
+            Err(RecvTimeoutError::Disconnected) => Err(io::Error::other("the writing thread ended")),
         }
     }
 
@@ -169,12 +172,12 @@ impl FromIterator<Promise> for Flushed {
 
 impl Flushed {
     /// Waits until they are kept: for an output that is lost not at all, for a disk that stalls as long as a checkpoint may be
-    /// late, and once; until it answers again.
+    /// late; and hardly at all from then on, until it answers again.
     pub fn wait(self) {
         let end = Instant::now() + HAND_OVER;
         for Promise { done, late } in self.0 {
             let patience = match late.load(Ordering::Relaxed) {
-                true => Duration::ZERO,
+                true => LATE,
                 false => end.saturating_duration_since(Instant::now()),
             };
             // Disconnected: the output is lost, of which the next write tells.
@@ -218,7 +221,7 @@ mod tests {
     #[test]
     fn what_was_asked_for_is_there_when_the_wait_is_over() {
         let page = Page::default();
-        let mut queue = Queue::start("test", page.clone(), Duration::from_secs(3600)).unwrap();
+        let mut queue = Queue::start("test", page.clone(), 16, Duration::from_secs(3600)).unwrap();
         for n in 1..=3 {
             queue.write(n).unwrap();
             let flushed: Flushed = queue.flush().into_iter().collect();
@@ -235,16 +238,16 @@ mod tests {
     #[test]
     fn a_disk_that_stalls_is_waited_for_once_until_it_answers() {
         let page = Page::default();
-        let mut queue = Queue::start("test", page.clone(), Duration::from_secs(3600)).unwrap();
+        let mut queue = Queue::start("test", page.clone(), 16, Duration::from_secs(3600)).unwrap();
         let stall = page.gate.lock().unwrap();
         queue.write(1).unwrap();
         assert!(wait(&mut queue) >= HAND_OVER);
         assert!(wait(&mut queue) < HAND_OVER / 2 && wait(&mut queue) < HAND_OVER / 2);
         drop(stall);
-        // Each wait finds out a little later whether the disk answers again.
+        let start = Instant::now();
         while queue.late.load(Ordering::Relaxed) {
             wait(&mut queue);
-            std::thread::sleep(Duration::from_millis(5));
+            assert!(start.elapsed() < Duration::from_secs(20), "it answers again, and nobody notices");
         }
         queue.write(2).unwrap();
         wait(&mut queue);
@@ -254,9 +257,9 @@ mod tests {
     #[test]
     fn a_full_queue_is_an_error_of_flushing_too() {
         let page = Page::default();
-        let mut queue = Queue::start("test", page.clone(), Duration::from_secs(3600)).unwrap();
+        let mut queue = Queue::start("test", page.clone(), 16, Duration::from_secs(3600)).unwrap();
         let stall = page.gate.lock().unwrap();
-        let failed = (0..QUEUE + 2).find_map(|_| queue.flush().err());
+        let failed = (0..18).find_map(|_| queue.flush().err());
         assert_eq!(failed.unwrap().kind(), io::ErrorKind::TimedOut);
         assert!(queue.write(1).is_err());
         drop(stall);

@@ -2,7 +2,7 @@
 
 use super::persist::{About, Stored};
 use super::replicas::check_replicas;
-use super::setup::{Start, is_inside};
+use super::setup::Start;
 use super::{Progress, Session, due, sizes};
 use crate::checkpoint;
 use crate::comm::{Collective, agree, note};
@@ -86,8 +86,8 @@ pub(super) fn continue_from(
 ) -> Result<()> {
     let root = config.run.dir().join("checkpoints");
     let best = progress.best.first().map(|record| record.step);
-    let own = start.filter(|start| is_inside(&start.path, &root));
-    agree(comm, own.map_or(Ok(()), |start| checkpoint::continue_from(&root, start.snapshot.step, best)))?;
+    let point = |start: &Start| checkpoint::continue_from(&root, &start.path, start.snapshot.step, best);
+    agree(comm, start.map_or(Ok(()), point))?;
     mark_best_again(config, progress, comm);
     Ok(())
 }

@@ -139,7 +139,7 @@ fn read_start(config: &Config, options: &Options, read: Read<'_>) -> Result<Opti
 }
 
 /// Whether a checkpoint is one of the run with this root.
-pub(super) fn is_inside(dir: &Path, root: &Path) -> bool {
+fn is_inside(dir: &Path, root: &Path) -> bool {
     matches!((dir.canonicalize(), root.canonicalize()), (Ok(dir), Ok(root)) if dir.starts_with(&root))
 }
 

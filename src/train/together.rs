@@ -51,7 +51,7 @@ pub(super) fn read(dir: &Path, comm: &dyn Collective) -> Result<std::result::Res
     let found = tell(verified.as_ref().err(), comm)?;
     let (snapshot, Damage { file, unread, message }) = match (read.and_then(|read| verified.map(|()| read)), found) {
         (Ok(snapshot), Some(damage)) => (snapshot, damage),
-        // A second time, as below.
+        // The disk of this rank. The others wait for the next request; it reads all of it once more, alone.
         (Err(e), _) if e.is_unread() => return Ok(checkpoint::read(dir)),
         (mine, _) => return Ok(mine),
     };

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+/// Records a stalled disk may hold up.
+const ROOM: usize = 1024;
 /// An event is in the file after so long at most.
 const FLUSH: Duration = Duration::from_secs(5);
 /// Number of the next file of this process: two writers in one second never share a name.
@@ -68,7 +70,7 @@ impl EventWriter {
         }
         sink.flush()?;
         let interval = sink.flush;
-        Ok(EventWriter(Queue::start("tensorboard", sink, interval)?))
+        Ok(EventWriter(Queue::start("tensorboard", sink, ROOM, interval)?))
     }
 
     /// Queues values of one step. Never blocks.

@@ -66,7 +66,8 @@ impl<F: Stored> Session<'_, F> {
             Err(e) if e.is_local() => return Err(e),
             Err(e) => {
                 let words = format!("{refusal}, and there is no checkpoint to go back to: {e}");
-                return Err(self.give_up(&words, ANOTHER_EXPERIMENT));
+                let hint = "when it is there again, the same command continues from it";
+                return Err(self.give_up(&words, hint));
             }
             Ok(start) => start,
         };

@@ -1,7 +1,6 @@
 use super::super::frame::events;
 use super::super::proto::Datum;
 use super::*;
-use crate::log::queue::QUEUE;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -105,7 +104,7 @@ fn a_stalled_disk_never_blocks_the_caller() {
     let mut writer = EventWriter::start(sink(Stalled(gate.clone()), FLUSH), None).unwrap();
     let stall = gate.lock().unwrap();
     let start = Instant::now();
-    let failed = (0..QUEUE as u64 + 2).find_map(|step| writer.write(step, scalar(0.0)).err());
+    let failed = (0..ROOM as u64 + 2).find_map(|step| writer.write(step, scalar(0.0)).err());
     assert_eq!(failed.unwrap().kind(), io::ErrorKind::TimedOut);
     drop(writer);
     assert!(start.elapsed() < Duration::from_secs(10), "neither writing nor dropping waits for the disk");
