@@ -9,7 +9,7 @@ use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Lines a stalled disk may hold up, of about a kilobyte each: training goes on for hours without it.
+/// Lines a stalled disk may hold up: of about a kilobyte each, so some 64 MiB.
 const ROOM: usize = 1 << 16;
 /// Between the name of a file and the process that is writing its new content.
 const TEMP: &str = ".tmp-";
