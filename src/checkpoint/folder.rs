@@ -155,7 +155,7 @@ pub fn mark_best(root: &Path, step: u64) -> Result<()> {
 
 /// Makes the checkpoint of a step, in the folder `path`, the one that runs continue from, and the end of the course: `latest`
 /// names it, and `best` names none after it but that of step `best`, if there is one. Nothing is removed, and nothing written
-/// if it is so already. A folder that is not [the one](find) of this step below the root changes nothing: no pointer can name it.
+/// if it is so already. A folder that is not the one of this step below the root changes nothing: no pointer can name it.
 ///
 /// # Errors
 /// If a pointer cannot be read from the disk, or not be written.
