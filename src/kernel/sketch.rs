@@ -87,6 +87,13 @@ impl Sketch {
         gram
     }
 
+    /// The 64 random bits that are the signs of coordinates `64 k .. 64 (k + 1)`: coordinate `i` of each half has bit `31 - i`
+    /// of that half, the lower half comes first, and a set bit is a minus.
+    pub fn sign_bits(&self, k: u64) -> u64 {
+        let [low, high] = sign_words(self.signs, k);
+        u64::from(low) | u64::from(high) << 32
+    }
+
     /// Adds what a span brings to the buckets from `start` on.
     fn fill<F: Real>(&self, span: &Span<'_, F>, start: usize, tile: &mut [F]) {
         let dim = self.dim as u64;
@@ -111,8 +118,9 @@ impl Sketch {
         }
     }
 
-    /// By how much a block is turned, uniform in `0..dim`.
-    fn shift(&self, block: u64) -> usize {
+    /// By how much block `block` of `dim` coordinates is turned, uniform in `0..dim`: for those who compute the map by
+    /// themselves, elsewhere than in the memory of the host.
+    pub fn shift(&self, block: u64) -> usize {
         let draw = mix(self.shifts.wrapping_add(block.wrapping_mul(GOLDEN)));
         ((u128::from(draw) * self.dim as u128) >> 64) as usize
     }

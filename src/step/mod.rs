@@ -9,6 +9,7 @@ mod probe;
 mod products;
 mod recompute;
 mod representation;
+mod sketch;
 mod staged;
 mod task_grads;
 
@@ -18,5 +19,6 @@ pub use probe::{ScopeError, probe_scopes};
 pub use products::row_products;
 pub use recompute::{Masks, Pieces};
 pub use representation::{Cut, LeafGrads, add_leaf_gram, forward_cut, leaf_products};
+pub use sketch::sketches;
 pub use staged::staged_grads;
 pub use task_grads::{Factors, Grads, Row, SharedRows, task_grads, weighted_grads};

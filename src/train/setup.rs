@@ -4,7 +4,7 @@ use super::guard::faulty;
 use super::{Compute, Learner, Recipe, device, together};
 use crate::checkpoint::{self, CheckpointError, Snapshot};
 use crate::comm::{Collective, agree, threads_by_environment};
-use crate::config::{Config, GramFrom, Wire};
+use crate::config::{Config, Wire};
 use crate::data::{Batch, DataError, Dataset, Fitted, InputDims, Split, TaskInfo};
 use crate::error::{Error, Result};
 use crate::ffi;
@@ -307,13 +307,6 @@ pub fn build_learner<F: Stored>(
     if compute.wire == Wire::Bf16 && !compute.uses_tensors() {
         return Err(Error::Usage(
             "`comm.wire: bf16` needs tensors, and there is no GPU here\n  hint: leave it out, or use `train.engine: tensors`"
-                .into(),
-        ));
-    }
-    if matches!(config.comm.gram, GramFrom::Sketch(_)) && compute.uses_tensors() {
-        return Err(Error::Usage(
-            "`comm.gram: sketch` reads gradients on the CPU, and they are on a GPU or in 16 bits here\n  hint: leave it out, or use \
-             `train.device: cpu`"
                 .into(),
         ));
     }

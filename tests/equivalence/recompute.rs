@@ -87,9 +87,12 @@ fn surgery_on_sketches_is_the_same() {
     let mut config = deep("{surgery: upgrad}", HEADS[0]);
     config.comm.gram = GramFrom::Sketch(Sketch { dim: 64 });
     let kept = flatten(&train::<f64>(&config, &Solo, 1).0);
-    let again = Threads::run(2, |comm| train::<f64>(&recomputed(&config), &comm, 2).0);
-    let d = distance(&kept, &flatten(&again[0]), &start(&config));
-    assert!(d < 1e-12, "{d:e}");
+    for engine in [Engine::Auto, Engine::Tensors] {
+        config.train.engine = engine;
+        let again = Threads::run(2, |comm| train::<f64>(&recomputed(&config), &comm, 2).0);
+        let d = distance(&kept, &flatten(&again[0]), &start(&config));
+        assert!(d < 1e-12, "{engine:?}: {d:e}");
+    }
 }
 
 /// Runs an ignored test of this file in a process of its own; returns what it said.

@@ -181,6 +181,14 @@ impl<F: TorchReal + Number> Engine<F> {
         }
     }
 
+    /// The exchange between devices, if there is one.
+    pub fn own_exchange(&self) -> Option<&dyn TensorCollective> {
+        match self {
+            Engine::Host(_) => None,
+            Engine::Tensors(tensors) => tensors.own_exchange(),
+        }
+    }
+
     /// Whether reading a number of a tensor costs no wait for a device.
     pub fn reads_for_free(&self) -> bool {
         matches!(self, Engine::Host(_))

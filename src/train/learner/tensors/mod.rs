@@ -100,7 +100,8 @@ impl<F: TorchReal + Number> Tensors<F> {
         drop(self.exchange.take().map(ManuallyDrop::into_inner));
     }
 
-    fn own_exchange(&self) -> Option<&dyn TensorCollective> {
+    /// The exchange between devices, if there is one.
+    pub fn own_exchange(&self) -> Option<&dyn TensorCollective> {
         self.exchange.as_ref().map(|exchange| &***exchange)
     }
 
