@@ -94,7 +94,7 @@ fn train<F: TorchReal + Number>(config: &Config, comm: &dyn Collective, accumula
         assert_eq!(report.refused, None);
         coef = report.coefficients.mean().unwrap_or_default();
     }
-    let flat = values::<F>(&learner.model.params.flat);
+    let flat = values::<F>(learner.model.params.flat());
     (learner.model.params.entries.iter().map(|e| flat[e.range.clone()].to_vec()).collect(), coef)
 }
 
@@ -115,7 +115,7 @@ fn check<F: TorchReal + Number>(tolerance: f64) {
             let start = {
                 let config = config(balance, optim, "sharded");
                 let learner = learner::<F>(&config, &Solo);
-                let flat = values::<F>(&learner.model.params.flat);
+                let flat = values::<F>(learner.model.params.flat());
                 let params: Vec<Vec<F>> =
                     learner.model.params.entries.iter().map(|e| flat[e.range.clone()].to_vec()).collect();
                 flatten(&params)

@@ -84,7 +84,7 @@ impl CheckArgs {
             Optim::Sgd(c) => usize::from(c.momentum > 0.0),
             Optim::Adam(_) | Optim::Adamw(_) => 2,
         };
-        let flat = params.flat.numel() * float;
+        let flat = params.len() * float;
         let rows: usize = params.segments.iter().map(|s| s.range.len() * self.rows_of(&s.rows, config) * float).sum();
         // Several ranks keep the reduced rows beside the local ones.
         let reduced = if ranks > 1 { rows / share } else { 0 };

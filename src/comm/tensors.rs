@@ -13,6 +13,16 @@ use tch::{Device, Kind, Tensor};
 
 type Result<T> = std::result::Result<T, CommError>;
 
+/// A place in the queue of exchanges.
+pub trait Milestone {
+    /// Computation enqueued from now on waits for all exchanges enqueued before the milestone. Those who wait need not be
+    /// able to fail: an exchange that fails is told by every later call of the [`TensorCollective`] too.
+    ///
+    /// # Errors
+    /// If the device refuses, or an exchange has failed already.
+    fn join(&self) -> Result<()>;
+}
+
 /// Exchange of contiguous one-dimensional tensors, in place.
 ///
 /// Exchanges are enqueued, in the order of the calls, on a queue beside that of the computation. [`Self::fork`] and
@@ -36,6 +46,12 @@ pub trait TensorCollective {
     /// # Errors
     /// If the device refuses, or an exchange has failed already.
     fn join(&self) -> Result<()>;
+
+    /// The end of the exchanges enqueued so far, to be waited for later: a [`Self::join`] for these alone.
+    ///
+    /// # Errors
+    /// If the device refuses, or an exchange has failed already.
+    fn milestone(&self) -> Result<Box<dyn Milestone>>;
 
     /// Sums over ranks.
     ///
@@ -109,6 +125,15 @@ impl OnHost<'_> {
     }
 }
 
+/// Where exchanges are done at once, there is nothing to wait for.
+struct Done;
+
+impl Milestone for Done {
+    fn join(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
 /// Block `rank` of the sum over ranks, in place.
 fn scatter<F: TorchReal + Number>(comm: &dyn Collective, data: &mut [F]) -> Result<()> {
     let world = comm.world();
@@ -136,6 +161,9 @@ impl TensorCollective for OnHost<'_> {
     }
     fn join(&self) -> Result<()> {
         Ok(())
+    }
+    fn milestone(&self) -> Result<Box<dyn Milestone>> {
+        Ok(Box::new(Done))
     }
     fn all_reduce(&self, data: &Tensor) -> Result<()> {
         self.of_kind("all_reduce", data, |x| f32::all_reduce(self.0, x), |x| f64::all_reduce(self.0, x))

@@ -3,11 +3,13 @@
 //! A library user brings an encoder or a head by implementing [`Encoder`] or [`Head`] and giving it to
 //! [`Model::assemble`] or [`Model::assemble_with`]; `examples/custom_encoder.rs` shows how.
 
+mod arrivals;
 mod chain;
 pub mod encoders;
 pub mod heads;
 pub mod params;
 
+pub use arrivals::Arrivals;
 pub use chain::{Chain, Start};
 pub use params::{Entry, Init, ParamBuilder, Params, Rows, Segment};
 
@@ -171,6 +173,7 @@ impl Model {
         let mut builder = ParamBuilder::new(kind, device, seed, tasks.iter().map(|t| t.head.stage).collect());
         let encoder = encoder(&mut builder)?;
         let last = encoder.widths().len() - 1;
+        builder.heads();
         let mut heads: Vec<(usize, Box<dyn Head>)> = Vec::with_capacity(tasks.len());
         for (t, task) in tasks.iter().enumerate() {
             let stage = task.head.stage.unwrap_or(last);
@@ -214,6 +217,9 @@ impl Model {
     /// If the encoder is no chain; those of [`Self::pieces`] are.
     pub fn run_stages(&self, stages: Range<usize>, start: Start<'_>, train: bool) -> Vec<Tensor> {
         let Some(chain) = self.encoder.chain() else { panic!("the encoder is no chain") };
+        if let Some(last) = stages.clone().last() {
+            self.params.arrivals().until(last);
+        }
         match start {
             Start::Inputs(inputs) if inputs.device() != self.device => {
                 chain.run(stages, Start::Inputs(&inputs.to(self.device)), train)
@@ -227,12 +233,27 @@ impl Model {
         self.heads[task].0
     }
 
-    /// The encoder's stages for some inputs, which are brought to the model's device if they are elsewhere.
+    /// The encoder's stages for some inputs, which are brought to the model's device if they are elsewhere. While
+    /// parameters are on their way, a chain computes its first stages with those that have arrived.
     pub fn represent(&self, inputs: &Inputs, train: bool) -> Vec<Tensor> {
-        if inputs.device() == self.device {
+        if inputs.device() != self.device {
+            return self.represent(&inputs.to(self.device), train);
+        }
+        let n = self.encoder.widths().len();
+        let stops = self.params.arrivals().stops(n);
+        if stops.is_empty() || self.encoder.chain().is_none() {
+            // Heads may still wait for theirs.
+            self.params.arrivals().until(n - 1);
             return self.encoder.forward(inputs, train);
         }
-        self.encoder.forward(&inputs.to(self.device), train)
+        let mut stages: Vec<Tensor> = Vec::with_capacity(n);
+        for end in stops.into_iter().chain([n]) {
+            let before = stages.last().map(Tensor::shallow_clone);
+            let start = before.as_ref().map_or(Start::Inputs(inputs), Start::Output);
+            let more = self.run_stages(stages.len()..end, start, train);
+            stages.extend(more);
+        }
+        stages
     }
 
     /// Moves the parameters to a device and turns them into another kind.
@@ -268,6 +289,7 @@ impl Model {
     /// The output of one task, `[n, outputs]`, from the encoder's stages. That of a model in 16 bits is in 32: losses and
     /// metrics are computed, and added up, there.
     pub fn output(&self, task: usize, stages: &[Tensor], train: bool) -> Tensor {
+        self.params.arrivals().all();
         let (stage, head) = &self.heads[task];
         let output = head.forward(&stages[*stage], train);
         if output.kind() == Kind::BFloat16 { output.to_kind(Kind::Float) } else { output }
@@ -275,7 +297,7 @@ impl Model {
 
     /// Kind of the parameters.
     pub fn kind(&self) -> Kind {
-        self.params.flat.kind()
+        self.params.kind()
     }
 }
 

@@ -6,6 +6,7 @@
 //! on their way while early ones are still computed. Segments are padded so that `W` ranks own equal blocks. Reduction, balancing, the
 //! optimizer, checkpoints and checksums work on these ranges; the model sees ordinary tensors that are views.
 
+use super::arrivals::Arrivals;
 use crate::rng::{Stream, rng};
 use rand::RngExt;
 use std::ops::Range;
@@ -42,6 +43,7 @@ pub struct ParamBuilder {
     stages: Vec<Option<usize>>,
     scope: Vec<usize>,
     stage: Option<usize>,
+    of_head: bool,
     bucket: usize,
     drafts: Vec<Draft>,
 }
@@ -51,6 +53,7 @@ struct Draft {
     name: String,
     scope: Vec<usize>,
     stage: Option<usize>,
+    of_head: bool,
     tensor: Tensor,
 }
 
@@ -58,7 +61,17 @@ impl ParamBuilder {
     /// A builder for a model whose task `t` has its head at stage `stages[t]` (`None`: the last).
     pub fn new(kind: Kind, device: Device, seed: u64, stages: Vec<Option<usize>>) -> Self {
         let scope = (0..stages.len()).collect();
-        ParamBuilder { kind, device, seed, stages, scope, stage: None, bucket: BUCKET, drafts: Vec::new() }
+        ParamBuilder {
+            kind,
+            device,
+            seed,
+            stages,
+            scope,
+            stage: None,
+            of_head: false,
+            bucket: BUCKET,
+            drafts: Vec::new(),
+        }
     }
 
     /// The parameters that follow belong to stage `stage` of the encoder: they are reached by the tasks whose heads
@@ -72,6 +85,11 @@ impl ParamBuilder {
     /// Shared segments end with the stage once they hold `n` parameters; the default is 25 MiB of `f32`.
     pub fn bucket(&mut self, n: usize) {
         self.bucket = n.max(1);
+    }
+
+    /// The parameters that follow are those of heads: no stage of the encoder needs them.
+    pub(super) fn heads(&mut self) {
+        self.of_head = true;
     }
 
     /// The parameters that follow belong to these tasks.
@@ -109,8 +127,8 @@ impl ParamBuilder {
         }
         let tensor = flat.reshape(shape.iter().map(|&d| d as i64).collect::<Vec<_>>());
         let tensor = tensor.set_requires_grad(true);
-        let (scope, stage) = (self.scope.clone(), self.stage);
-        self.drafts.push(Draft { name, scope, stage, tensor: tensor.shallow_clone() });
+        let (scope, stage, of_head) = (self.scope.clone(), self.stage, self.of_head);
+        self.drafts.push(Draft { name, scope, stage, of_head, tensor: tensor.shallow_clone() });
         tensor
     }
 
@@ -148,7 +166,12 @@ impl ParamBuilder {
             let (start, is_private) = (at, !is_shared(&group[0].scope, n_tasks));
             let scope = group[0].scope.clone();
             let mut owned: Vec<(usize, Range<usize>)> = Vec::new();
-            for Draft { name, scope, stage, tensor } in group {
+            let mut first_stage = usize::MAX;
+            for Draft { name, scope, stage, of_head, tensor } in group {
+                if !of_head {
+                    // Where nobody said a stage, any may need it.
+                    first_stage = first_stage.min(stage.unwrap_or(0));
+                }
                 let range = at..at + tensor.numel();
                 at = range.end.next_multiple_of(ALIGN);
                 if is_private {
@@ -159,7 +182,7 @@ impl ParamBuilder {
             }
             at = start + (at - start).next_multiple_of(block);
             let rows = if is_private { Rows::Private(owned) } else { Rows::Shared(scope) };
-            segments.push(Segment { range: start..at, rows });
+            segments.push(Segment { range: start..at, rows, first_stage });
         }
 
         let flat = Tensor::zeros([at as i64], (self.kind, self.device));
@@ -167,7 +190,7 @@ impl ParamBuilder {
             let mut view = flat.narrow(0, entry.range.start as i64, entry.range.len() as i64);
             tch::no_grad(|| view.copy_(&entry.tensor.reshape([-1])));
         }
-        let mut params = Params { flat, entries, segments, n_tasks, world_size };
+        let mut params = Params { flat, arrivals: Arrivals::default(), entries, segments, n_tasks, world_size };
         params.point_at_buffer();
         params
     }
@@ -206,7 +229,8 @@ fn normal(rng: &mut impl rand::Rng) -> f64 {
 #[derive(Debug)]
 pub struct Params {
     /// The buffer, padding included (always zero).
-    pub flat: Tensor,
+    flat: Tensor,
+    arrivals: Arrivals,
     /// Parameters by place in the buffer.
     pub entries: Vec<Entry>,
     /// Segments by place in the buffer.
@@ -241,6 +265,8 @@ pub struct Segment {
     pub range: Range<usize>,
     /// What its gradient looks like.
     pub rows: Rows,
+    /// The first stage of the encoder that needs its values; `usize::MAX`: heads alone.
+    pub first_stage: usize,
 }
 
 /// What the gradient of a segment looks like.
@@ -253,9 +279,46 @@ pub enum Rows {
 }
 
 impl Params {
+    /// The buffer, when all of it has arrived.
+    pub fn flat(&self) -> &Tensor {
+        self.arrivals.all();
+        &self.flat
+    }
+
+    /// As [`Self::flat`], to write to.
+    pub fn flat_mut(&mut self) -> &mut Tensor {
+        self.arrivals.all();
+        &mut self.flat
+    }
+
+    /// What is on its way into the buffer. As long as it is, the values of parameters must be asked for there.
+    pub fn arrivals(&self) -> &Arrivals {
+        &self.arrivals
+    }
+
+    /// Numbers in the buffer, padding included.
+    pub fn len(&self) -> usize {
+        self.flat.numel()
+    }
+
+    /// Whether there is no parameter.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Kind of the parameters.
+    pub fn kind(&self) -> Kind {
+        self.flat.kind()
+    }
+
+    /// Where the parameters are.
+    pub fn device(&self) -> Device {
+        self.flat.device()
+    }
+
     /// Moves the buffer to a device and turns it into another kind; the model's tensors follow.
     pub fn place(&mut self, kind: Kind, device: Device) {
-        self.flat = self.flat.to_kind(kind).to_device(device);
+        self.flat = self.flat().to_kind(kind).to_device(device);
         self.point_at_buffer();
     }
 
@@ -309,10 +372,11 @@ mod tests {
         let mut b = ParamBuilder::new(Kind::Float, Device::Cpu, 1, vec![None, None, Some(0)]);
         b.stage(0);
         let _ = b.dense("encoder.layers.0", &[3, 2]);
-        b.tasks(&[1]);
-        let _ = b.param("heads.b", &[5], Init::Constant(2.0));
         b.stage(1);
         let _ = b.dense("encoder.layers.1", &[4, 3]);
+        b.heads();
+        b.tasks(&[1]);
+        let _ = b.param("heads.b", &[5], Init::Constant(2.0));
         b.tasks(&[0]);
         let _ = b.param("heads.a", &[17], Init::Normal(1.0));
         b.finish(world_size)
@@ -330,6 +394,7 @@ mod tests {
             assert!(p.segments.iter().all(|s| s.range.len().is_multiple_of(size)));
             assert!(p.entries.iter().all(|e| e.range.start.is_multiple_of(ALIGN)));
             assert_eq!((p.n_shared(), p.n_private()), (3 * 2 + 3 + 4 * 3 + 4, 22));
+            assert_eq!(p.segments.iter().map(|s| s.first_stage).collect::<Vec<_>>(), [0, 1, usize::MAX]);
             let names: Vec<_> = p.entries[p.entries_in(&p.segments[1])].iter().map(|e| e.name.as_str()).collect();
             assert_eq!(names, ["encoder.layers.1.weight", "encoder.layers.1.bias"]);
         }
@@ -340,7 +405,7 @@ mod tests {
         let p = example(2);
         let head = p.entries.iter().find(|e| e.name == "heads.b").unwrap();
         assert_eq!(Vec::<f32>::try_from(&head.tensor).unwrap(), [2.0; 5]);
-        let _ = tch::no_grad(|| p.flat.shallow_clone().fill_(7.0));
+        let _ = tch::no_grad(|| p.flat().shallow_clone().fill_(7.0));
         assert_eq!(Vec::<f32>::try_from(&head.tensor).unwrap(), [7.0; 5]);
         assert!(head.tensor.requires_grad());
     }

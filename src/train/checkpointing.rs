@@ -23,6 +23,7 @@ impl<F: Stored> Session<'_, F> {
     pub(super) fn checkpoint(&mut self, best: bool) -> Result<()> {
         let start = Instant::now();
         note(self.comm, self.progress.step, "checkpoint");
+        self.learner.settle()?;
         self.prove_replicas()?;
         // Before anything is copied: two copies may be more than fits into memory.
         self.saver.wait(&mut self.logger)?;

@@ -19,8 +19,17 @@ struct Clock {
     device: usize,
     /// Marks that are not in use.
     free: Vec<Event>,
-    /// Phases whose end the device may not have reached: start and end.
-    open: VecDeque<(Phase, Event, Event)>,
+    /// Phases whose end the device may not have reached.
+    open: VecDeque<Span>,
+}
+
+/// A phase from mark to mark.
+struct Span {
+    phase: Phase,
+    /// The phase around it, from which its time is taken.
+    around: Option<Phase>,
+    start: Event,
+    end: Event,
 }
 
 /// From now on, phases of this thread are timed on this device.
@@ -35,11 +44,12 @@ pub(super) fn start() -> Option<Event> {
 
 /// Marks the end of a phase.
 pub(super) fn end(phase: Phase, start: Event) {
-    with(|clock| {
-        let end = clock.mark()?;
-        clock.open.push_back((phase, start, end));
-        Ok(())
-    });
+    with(|clock| clock.close(phase, None, start));
+}
+
+/// Marks the end of a phase within another.
+pub(super) fn end_within(phase: Phase, around: Phase, start: Event) {
+    with(|clock| clock.close(phase, Some(around), start));
 }
 
 /// Phases whose end the device has reached, with their milliseconds.
@@ -66,12 +76,19 @@ impl Clock {
         Ok(event)
     }
 
+    fn close(&mut self, phase: Phase, around: Option<Phase>, start: Event) -> Result<(), CudaError> {
+        let end = self.mark()?;
+        self.open.push_back(Span { phase, around, start, end });
+        Ok(())
+    }
+
     fn finished(&mut self) -> Result<Vec<(Phase, f64)>, CudaError> {
         let mut finished = Vec::new();
-        while let Some((phase, start, end)) = self.open.front() {
-            let Some(ms) = elapsed_ms(start, end)? else { break };
-            finished.push((*phase, f64::from(ms)));
-            if let Some((_, start, end)) = self.open.pop_front() {
+        while let Some(span) = self.open.front() {
+            let Some(ms) = elapsed_ms(&span.start, &span.end)? else { break };
+            finished.push((span.phase, f64::from(ms)));
+            finished.extend(span.around.map(|around| (around, -f64::from(ms))));
+            if let Some(Span { start, end, .. }) = self.open.pop_front() {
                 self.free.extend([start, end]);
             }
         }

@@ -55,6 +55,7 @@ impl<F: Stored> Session<'_, F> {
 
     fn evaluate_on(&self, split: Split) -> Result<EvalRecord> {
         note(self.comm, self.progress.step, "evaluation");
+        self.learner.settle()?;
         let start = Instant::now();
         let (config, learner) = (self.config, &self.learner);
         let batch = config.train.eval_batch;

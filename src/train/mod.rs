@@ -212,6 +212,7 @@ impl<'a, F: Stored> Session<'a, F> {
 
             let boundary = Instant::now();
             if due(config.train.replica_check_every, self.progress.step) {
+                self.learner.settle()?;
                 check_replicas(&self.learner.model.params, self.progress.step, self.comm)?;
             }
             self.saver.poll(&mut self.logger);

@@ -290,7 +290,7 @@ impl<F: Stored> Learner<F> {
     pub fn parameters(&self, comm: &dyn Collective) -> Result<Vec<F>, CommError> {
         match self.masters() {
             Some(shard) => self.gather_shard(&shard, comm),
-            None => Ok(ffi::values::<F>(&self.model.params.flat)),
+            None => Ok(ffi::values::<F>(self.model.params.flat())),
         }
     }
 
@@ -311,7 +311,7 @@ impl<F: Stored> Learner<F> {
 
     /// A vector of the whole flat buffer from all ranks' shards of it.
     fn gather_shard(&self, shard: &[F], comm: &dyn Collective) -> Result<Vec<F>, CommError> {
-        let n = self.model.params.flat.numel();
+        let n = self.model.params.len();
         if shard.len() == n {
             // Segments lie end to end: this rank has all of them, and a copy is half the work of zeros and a copy.
             return Ok(shard.to_vec());
@@ -338,7 +338,7 @@ pub fn load_model<F: Stored>(params: &mut Params, snapshot: &Snapshot, path: &Pa
     let file = path.join("model.safetensors");
     let tensors = snapshot.tensors.get("model").ok_or_else(|| missing(path, "model.safetensors"))?;
     let values = flat_from::<F>(params, File::Model, tensors, "", &file)?;
-    ffi::write(&params.flat, &values);
+    ffi::write(params.flat(), &values);
     Ok(())
 }
 
@@ -350,7 +350,7 @@ pub(super) fn flat_from<F: Stored>(
     file: &Path,
 ) -> Result<Vec<F>, CheckpointError> {
     let by_name: BTreeMap<&str, &NamedTensor> = tensors.iter().map(|t| (t.name.as_str(), t)).collect();
-    let mut flat = vec![F::default(); params.flat.numel()];
+    let mut flat = vec![F::default(); params.len()];
     for entry in params.entries.iter().filter(|e| of.holds(params, e)) {
         let name = format!("{prefix}{}", entry.name);
         let tensor = by_name.get(name.as_str());

@@ -75,12 +75,12 @@ pub(super) fn flip<'n>(params: &Params, names: impl Iterator<Item = &'n str>) {
     for name in names {
         let Some(entry) = params.entries.iter().find(|e| e.name == name) else { continue };
         // The third bit of the mantissa.
-        let (bits, bit) = match params.flat.kind() {
+        let (bits, bit) = match params.kind() {
             Kind::Double => (Kind::Int64, 1i64 << 49),
             Kind::BFloat16 => (Kind::Int16, 1 << 4),
             _ => (Kind::Int, 1 << 20),
         };
-        let number = params.flat.narrow(0, entry.range.start as i64, 1).view_dtype(bits);
+        let number = params.flat().narrow(0, entry.range.start as i64, 1).view_dtype(bits);
         let flipped = number.bitwise_xor(bit);
         tch::no_grad(|| number.shallow_clone().copy_(&flipped));
     }
@@ -88,14 +88,14 @@ pub(super) fn flip<'n>(params: &Params, names: impl Iterator<Item = &'n str>) {
 
 /// A number per parameter that changes with any of its bits.
 fn checksums(params: &Params) -> Vec<u64> {
-    if params.flat.device() == Device::Cpu {
-        let size = params.flat.kind().elt_size_in_bytes();
-        let bytes = ffi::bytes(&params.flat);
+    if params.device() == Device::Cpu {
+        let size = params.kind().elt_size_in_bytes();
+        let bytes = ffi::bytes(params.flat());
         let hash = |e: &Entry| crc32fast::hash(&bytes[e.range.start * size..e.range.end * size]).into();
         return params.entries.iter().map(hash).collect();
     }
     // On a device: the bits as integers, added up there. One flipped bit always shows.
-    let bits = params.flat.view_dtype(match params.flat.kind() {
+    let bits = params.flat().view_dtype(match params.kind() {
         Kind::Double => Kind::Int64,
         Kind::BFloat16 => Kind::Int16,
         _ => Kind::Int,
@@ -141,7 +141,7 @@ mod tests {
             flip(&params, ["encoder.b"].into_iter());
             let changed: Vec<bool> = checksums(&params).iter().zip(&before).map(|(a, b)| a != b).collect();
             assert_eq!(changed, [false, true, false], "{kind:?}");
-            assert!(bool::try_from(params.flat.isfinite().all()).unwrap());
+            assert!(bool::try_from(params.flat().isfinite().all()).unwrap());
             flip(&params, ["encoder.b"].into_iter());
             assert_eq!(checksums(&params), before);
         }
@@ -164,7 +164,7 @@ mod tests {
                 if comm.world().rank == 2
                     && let Some(index) = flipped
                 {
-                    let flat = ffi::numbers_mut::<f32>(&mut params.flat);
+                    let flat = ffi::numbers_mut::<f32>(params.flat_mut());
                     flat[index] = f32::from_bits(flat[index].to_bits() ^ 1);
                 }
                 check_replicas(&params, 7, &comm).map_err(|e| e.to_string())

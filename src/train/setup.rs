@@ -297,10 +297,10 @@ pub fn build_learner<F: Stored>(
 ) -> Result<Learner<F>> {
     let (model, losses) = build_model(config, dataset.dims(), dataset.tasks(), comm.world().size)?;
     if comm.world().size > 1 {
-        let mut bytes = ffi::bytes(&model.params.flat);
+        let mut bytes = ffi::bytes(model.params.flat());
         comm.broadcast(&mut bytes)?;
         let values: Vec<F> = bytes.chunks_exact(size_of::<F>()).map(bytemuck::pod_read_unaligned).collect();
-        ffi::write(&model.params.flat, &values);
+        ffi::write(model.params.flat(), &values);
     }
     let compute = Compute::of(config, device);
     let recipe = Recipe { compute, ..Recipe::of(config, dataset.sampler(config)?.steps_per_epoch()) };

@@ -17,7 +17,7 @@ const PLAIN: &str = "{sgd: {}}";
 const TASKS: [&str; 4] = ["a", "b", "c", "d"];
 
 fn flat(learner: &Learner<f64>) -> Vec<f64> {
-    numbers::<f64>(&learner.model.params.flat).to_vec()
+    numbers::<f64>(learner.model.params.flat()).to_vec()
 }
 
 /// One step of plain gradient descent with learning rate 1: the update, and the report's mean coefficients.
@@ -65,7 +65,7 @@ fn steps_between_surgery_keep_its_coefficients() {
     let text = format!("{{weighting: {{fixed: {{{}}}}}, scale_heads: false}}", named.join(", "));
     let by_weights = super::fixture::config(&text, PLAIN, "sharded");
     let mut other = super::fixture::learner::<f64>(&by_weights, &Solo);
-    polytask::ffi::numbers_mut::<f64>(&mut other.model.params.flat).copy_from_slice(&start);
+    polytask::ffi::numbers_mut::<f64>(other.model.params.flat_mut()).copy_from_slice(&start);
     assert_close(&moved, &update(&mut other, &by_weights, 1).0, "between");
     // Step 2 runs surgery again.
     assert_ne!(update(&mut learner, &config, 2).1, kept);
@@ -105,7 +105,7 @@ fn gradient(weights: &[f64], batches: &[polytask::data::Batch], at: &[f64]) -> V
     let named: Vec<String> = TASKS.iter().zip(weights).map(|(t, w)| format!("{t}: {w}")).collect();
     let config = config(&format!("{{weighting: {{fixed: {{{}}}}}}}", named.join(", ")), PLAIN, "sharded");
     let mut learner = learner::<f64>(&config, &Solo);
-    polytask::ffi::numbers_mut::<f64>(&mut learner.model.params.flat).copy_from_slice(at);
+    polytask::ffi::numbers_mut::<f64>(learner.model.params.flat_mut()).copy_from_slice(at);
     learner.step(0, 1.0, batches, &Solo).unwrap();
     at.iter().zip(flat(&learner)).map(|(a, b)| a - b).collect()
 }

@@ -33,7 +33,7 @@ fn recomputed(config: &Config) -> Config {
 
 fn start(config: &Config) -> Vec<f64> {
     let learner = learner::<f64>(config, &Solo);
-    let flat = values::<f64>(&learner.model.params.flat);
+    let flat = values::<f64>(learner.model.params.flat());
     learner.model.params.entries.iter().flat_map(|e| flat[e.range.clone()].to_vec()).collect()
 }
 
@@ -115,10 +115,10 @@ fn both_passes_draw_the_same_masks() {
 /// Mean losses of a step from these parameters, and where a step of length 1 leads.
 fn step(config: &Config, from: &[f64]) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
     let mut learner: Learner<f64> = learner(config, &Solo);
-    numbers_mut::<f64>(&mut learner.model.params.flat).copy_from_slice(from);
+    numbers_mut::<f64>(learner.model.params.flat_mut()).copy_from_slice(from);
     let report = learner.step(0, 1.0, &slice(0, World::SOLO, 2, config), &Solo).unwrap();
     let losses = report.losses.iter().map(|loss| loss.unwrap()).collect();
-    (losses, report.coefficients.mean().unwrap(), values::<f64>(&learner.model.params.flat))
+    (losses, report.coefficients.mean().unwrap(), values::<f64>(learner.model.params.flat()))
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn the_update_is_the_gradient_of_the_losses_with_dropout() {
                 mlp.dropout = 0.4;
             }
             let learner = learner::<f64>(&config, &Solo);
-            let (from, params) = (values::<f64>(&learner.model.params.flat), &learner.model.params);
+            let (from, params) = (values::<f64>(learner.model.params.flat()), &learner.model.params);
             let (_, coef, to) = step(&config, &from);
             for entry in params.entries.iter().filter(|e| params.is_shared(e)) {
                 // Along the update itself, restricted to one parameter: the slope is its squared length.

@@ -20,7 +20,7 @@ fn steps<F: Stored>(learner: &mut Learner<F>, config: &Config, steps: std::ops::
 }
 
 fn flat<F: TorchReal>(learner: &Learner<F>) -> Vec<f64> {
-    let all = values::<f64>(&learner.model.params.flat);
+    let all = values::<f64>(learner.model.params.flat());
     learner.model.params.entries.iter().flat_map(|e| all[e.range.clone()].to_vec()).collect()
 }
 

@@ -28,7 +28,7 @@ fn on_tensors(config: &Config) -> Config {
 
 fn start(config: &Config) -> Vec<f64> {
     let learner = learner::<f64>(config, &Solo);
-    let flat = values::<f64>(&learner.model.params.flat);
+    let flat = values::<f64>(learner.model.params.flat());
     learner.model.params.entries.iter().flat_map(|e| flat[e.range.clone()].to_vec()).collect()
 }
 

@@ -17,7 +17,7 @@ fn on_tensors(config: &Config) -> Config {
 }
 
 fn start<F: TorchReal + Number>(config: &Config) -> Vec<f64> {
-    values::<f64>(&learner::<F>(config, &Solo).model.params.flat)
+    values::<f64>(learner::<F>(config, &Solo).model.params.flat())
 }
 
 fn by_entry<F: TorchReal>(learner: &Learner<F>, flat: &[f64]) -> Vec<f64> {
@@ -102,7 +102,7 @@ fn a_rank_may_have_no_sample_at_all() {
                     }
                     assert_eq!(learner.step(step, 0.05, &batches, &comm).unwrap().refused, None);
                 }
-                by_entry(&learner, &values::<f64>(&learner.model.params.flat))
+                by_entry(&learner, &values::<f64>(learner.model.params.flat()))
             });
             assert!(ranks.iter().all(|r| *r == ranks[0]), "replicas differ: {balance}");
             let d = distance(&alone, &ranks[0], &before);
@@ -216,7 +216,7 @@ fn error_of(change: impl Fn(&mut Config), size: usize, balance: &str) -> f64 {
             learner.step(step, 0.05, &slice(step, comm.world(), 1, &rounded), &comm).unwrap();
         }
         let masters: Vec<f64> = learner.parameters(&comm).unwrap().into_iter().map(f64::from).collect();
-        (by_entry(&learner, &masters), ffi::bytes(&learner.model.params.flat))
+        (by_entry(&learner, &masters), ffi::bytes(learner.model.params.flat()))
     });
     assert!(ranks.iter().all(|r| r.0 == ranks[0].0 && r.1 == ranks[0].1), "replicas differ");
     distance(&exact, &ranks[0].0, &before)

@@ -25,15 +25,20 @@ fn train(sandbox: &Sandbox, ranks: usize, run: &str, plan: &str, set: &[&str]) -
 
 #[test]
 fn ranks_over_nccl_equal_one_rank() {
-    for balance in
-        ["balance={weighting: {uncertainty: {lr: 0.1}}}", "balance={surgery: upgrad}", "balance={surgery: moco}"]
-    {
+    for balance in [
+        &["balance={weighting: {uncertainty: {lr: 0.1}}}"][..],
+        &["balance={surgery: upgrad}", "comm.gram={sketch: {dim: 64}}"],
+        &["balance={surgery: moco}"],
+        // Forward passes with parameters that are still on their way, of every kind; and steps that are taken back.
+        &["balance={weighting: famo}", "model.recompute=true"],
+        &["balance={weighting: auto_lambda}", "batch.accumulate=2"],
+    ] {
         let sandbox = Sandbox::new();
-        let set = ["train.precision=f64", balance];
+        let set = [&["train.precision=f64"], balance].concat();
         let start = initial(&sandbox.config(&set));
         let alone = sandbox.train(ALONE, "alone", &set);
         for (ranks, reduction, plan) in
-            [(2, "sharded", "async=2"), (3, "all_reduce", "inprogress=2"), (4, "sharded", "")]
+            [(2, "sharded", "async=20"), (3, "all_reduce", "inprogress=2"), (4, "sharded", "")]
         {
             let reduction = format!("comm.reduction={reduction}");
             let run = train(
@@ -44,7 +49,7 @@ fn ranks_over_nccl_equal_one_rank() {
                 &[&set[..], &[&reduction, "comm.bucket_mb=0.0001"]].concat(),
             );
             let (distance, name) = distance(&run, &alone, &start);
-            assert!(distance <= 1e-12, "{balance}, {ranks} ranks, {reduction}: {distance:e} in `{name}`");
+            assert!(distance <= 1e-12, "{balance:?}, {ranks} ranks, {reduction}: {distance:e} in `{name}`");
             let bytes = |run: &Run| run.metrics().iter().find_map(|line| line["bytes_per_step"].as_u64()).unwrap();
             assert!(bytes(&run) > 0 && bytes(&alone) == 0, "what NCCL sends is counted");
         }

@@ -182,6 +182,51 @@ fn fork_and_join_order_exchanges_and_computation() {
 }
 
 #[test]
+fn a_milestone_waits_for_what_came_before_and_nothing_else() {
+    alone("exchanging::a_milestone_waits_for_what_came_before_and_nothing_else", "async=300", || {
+        let records = Records::new();
+        let options = NcclOptions { recorder: Some(records.clone()), ..quick() };
+        ranks(1, &options, |nccl, _| {
+            let [a, b, c] = [1.0f32, 2.0, 3.0].map(|x| Tensor::from_slice(&[x; 4]));
+            nccl.fork().unwrap();
+            nccl.all_gather(&a).unwrap();
+            let first = nccl.milestone().unwrap();
+            nccl.all_gather(&b).unwrap();
+            let second = nccl.milestone().unwrap();
+            nccl.all_gather(&c).unwrap();
+            assert_eq!([0, 1, 2].map(|i| records.poll(i)), [Ok(false), Ok(false), Ok(false)]);
+            first.join().unwrap();
+            assert_eq!([0, 1, 2].map(|i| records.poll(i)), [Ok(true), Ok(false), Ok(false)]);
+            // Late, or twice, is no harm; and the second stands for both.
+            second.join().unwrap();
+            first.join().unwrap();
+            assert_eq!([0, 1, 2].map(|i| records.poll(i)), [Ok(true), Ok(true), Ok(false)]);
+            nccl.join().unwrap();
+            assert_eq!(records.poll(2), Ok(true));
+        });
+    });
+}
+
+/// Exchanges of 100 ms each, while the computation does something else for longer: only they count.
+#[test]
+fn the_queue_is_busy_until_its_last_exchange_ends() {
+    alone("exchanging::the_queue_is_busy_until_its_last_exchange_ends", "async=100", || {
+        ranks(1, &quick(), |nccl, _| {
+            let data = Tensor::from_slice(&[1.0f32; 4]);
+            nccl.fork().unwrap();
+            nccl.all_gather(&data).unwrap();
+            nccl.all_gather(&data).unwrap();
+            nccl.milestone().unwrap().join().unwrap();
+            std::thread::sleep(Duration::from_millis(400));
+            nccl.fork().unwrap();
+            nccl.join().unwrap();
+            let busy = nccl.busy_ms().unwrap();
+            assert!((200.0..400.0).contains(&busy), "{busy} ms");
+        });
+    });
+}
+
+#[test]
 fn events_are_used_again() {
     let (path, plan) = log("events", "");
     alone("exchanging::events_are_used_again", &plan, || {

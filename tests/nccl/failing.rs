@@ -44,18 +44,19 @@ fn the_good_end_finalises_and_destroys() {
 }
 
 /// Every further use, with what it says.
-fn uses(nccl: &Nccl) -> [String; 4] {
+fn uses(nccl: &Nccl) -> [String; 5] {
     let data = tensor(0);
     [
         words(nccl.all_gather(&data)),
         words(nccl.grouped(&mut || panic!("nothing of a group runs"))),
         words(nccl.fork()),
         words(nccl.join()),
+        words(nccl.milestone().map(drop)),
     ]
 }
 
 fn all_refused(nccl: &Nccl, first: &str) {
-    let ops = ["all_gather", "grouped", "fork", "join"];
+    let ops = ["all_gather", "grouped", "fork", "join", "milestone"];
     assert_eq!(uses(nccl), ops.map(|op| format!("{op} failed: NCCL has failed before: {first}")));
 }
 

@@ -5,7 +5,7 @@ use super::error::NcclError;
 use super::queue::{Mark, Queue};
 use super::raw::{self, StreamHandle};
 use super::{NcclOptions, Recorder};
-use crate::comm::tensors::TensorCollective;
+use crate::comm::tensors::{Milestone, TensorCollective};
 use crate::comm::{CommError, Traffic};
 use crate::world::World;
 use std::cell::RefCell;
@@ -169,12 +169,10 @@ impl Nccl {
     /// Hands what was launched to the recorder.
     fn record(&self) -> Result<()> {
         let launched = std::mem::take(&mut self.group.borrow_mut().launched);
-        let (Some(recorder), Some((op, _))) = (&self.recorder, launched.first()) else { return Ok(()) };
-        let mark = self.shared.queue.mark().map_err(|error| {
-            self.shared.fail(error.to_string());
-            failed(op, error.to_string())
-        })?;
-        let mark = Arc::new(mark);
+        let Some((op, _)) = launched.first() else { return Ok(()) };
+        self.shared.queue.launched();
+        let Some(recorder) = &self.recorder else { return Ok(()) };
+        let mark = Arc::new(self.mark(op)?);
         for (op, bytes) in launched {
             let (shared, mark) = (self.shared.clone(), mark.clone());
             recorder.begin_async("nccl", op, bytes, Box::new(move || shared.reached(&mark)));
@@ -182,10 +180,34 @@ impl Nccl {
         Ok(())
     }
 
+    /// Marks the end of what was launched.
+    fn mark(&self, op: &'static str) -> Result<Mark> {
+        self.shared.queue.mark().map_err(|error| {
+            self.shared.fail(error.to_string());
+            failed(op, error.to_string())
+        })
+    }
+
     fn outside_of_groups(&self, op: &'static str) -> Result<()> {
         self.shared.alive(op)?;
         let inside = self.group.borrow().depth > 0;
         if inside { Err(failed(op, "not within a group: nothing of it is launched yet".into())) } else { Ok(()) }
+    }
+}
+
+/// A mark behind some exchanges, for the rank's own thread.
+struct Reached {
+    shared: Arc<Shared>,
+    mark: Mark,
+    deadline: Duration,
+}
+
+impl Milestone for Reached {
+    fn join(&self) -> Result<()> {
+        self.shared.with("join", |comm| {
+            self.shared.queue.join_at(&self.mark, comm, self.deadline)?;
+            comm.state(EARLIER).map(drop)
+        })
     }
 }
 
@@ -205,6 +227,12 @@ impl TensorCollective for Nccl {
             self.shared.queue.join(comm, self.deadline)?;
             comm.state(EARLIER).map(drop)
         })
+    }
+
+    fn milestone(&self) -> Result<Box<dyn Milestone>> {
+        self.outside_of_groups("milestone")?;
+        let mark = self.mark("milestone")?;
+        Ok(Box::new(Reached { shared: self.shared.clone(), mark, deadline: self.deadline }))
     }
 
     fn all_reduce(&self, data: &Tensor) -> Result<()> {

@@ -20,11 +20,13 @@ pub(super) struct Queue {
     on_host: bool,
 }
 
-/// When the queue was busy: from a fork to the next fork or join.
+/// When the queue was busy: from a fork to the end of the last exchange before the next fork or join.
 #[derive(Default)]
 struct Spans {
     free: Vec<Event>,
     start: Option<Event>,
+    /// The end of the last exchange so far.
+    end: Option<Event>,
     ended: VecDeque<(Event, Event)>,
     busy_ms: f64,
 }
@@ -41,12 +43,20 @@ impl Spans {
         Ok(())
     }
 
-    fn end(&mut self, queue: &Queue) -> Result<(), CudaError> {
-        if let Some(start) = self.start.take() {
-            let end = self.mark(queue)?;
-            self.ended.push_back((start, end));
+    fn launched(&mut self, queue: &Queue) -> Result<(), CudaError> {
+        match (&self.start, &self.end) {
+            (None, _) => {}
+            (_, Some(end)) => end.record(&queue.stream)?,
+            (_, None) => self.end = Some(self.mark(queue)?),
         }
         Ok(())
+    }
+
+    fn close(&mut self) {
+        match (self.start.take(), self.end.take()) {
+            (Some(start), Some(end)) => self.ended.push_back((start, end)),
+            (start, end) => self.free.extend(start.into_iter().chain(end)),
+        }
     }
 
     /// Adds up the spans that the device has passed.
@@ -85,14 +95,22 @@ impl Queue {
     /// What is launched from now on waits for libtorch's stream as it is now.
     pub fn fork(&self) -> Result<(), CudaError> {
         self.cuda.set_device(self.stream.device())?;
-        self.timed(|spans, queue| spans.end(queue));
+        self.timed(|spans, _| {
+            spans.close();
+            Ok(())
+        });
         self.forked.record(&self.computation()?)?;
         self.stream.wait(&self.forked)?;
         self.timed(|spans, queue| spans.begin(queue));
         Ok(())
     }
 
-    /// Milliseconds between forks and what follows them, as far as the device has come.
+    /// An exchange, or a group of them, has been launched.
+    pub fn launched(&self) {
+        self.timed(|spans, queue| spans.launched(queue));
+    }
+
+    /// Milliseconds from forks to the ends of the exchanges that follow them, as far as the device has come.
     pub fn busy_ms(&self) -> Option<f64> {
         self.timed(|spans, _| spans.collect())
     }
@@ -111,10 +129,22 @@ impl Queue {
 
     /// libtorch's stream waits for what was launched.
     pub fn join(&self, comm: &Comm, deadline: Duration) -> Result<(), NcclError> {
-        let computation = self.computation()?;
-        self.timed(|spans, queue| spans.end(queue).and_then(|()| spans.collect()));
+        self.timed(|spans, _| {
+            spans.close();
+            spans.collect()
+        });
         self.joined.record(&self.stream)?;
-        computation.wait(&self.joined)?;
+        self.wait_for(&self.joined, comm, deadline)
+    }
+
+    /// libtorch's stream waits for what was launched before the mark.
+    pub fn join_at(&self, mark: &Mark, comm: &Comm, deadline: Duration) -> Result<(), NcclError> {
+        mark.event.as_ref().map_or(Ok(()), |event| self.wait_for(event, comm, deadline))
+    }
+
+    fn wait_for(&self, event: &Event, comm: &Comm, deadline: Duration) -> Result<(), NcclError> {
+        let computation = self.computation()?;
+        computation.wait(event)?;
         let done = || comm.state(EARLIER).and_then(|_| Ok(computation.query()?));
         if self.on_host { poll_until(EARLIER, deadline, done) } else { Ok(()) }
     }

@@ -3,8 +3,11 @@
 use super::build;
 use crate::config::{self, EmbeddingBag, Encoder as Config};
 use crate::data::{Batch, InputDims, Inputs, Part, Target, Tokens};
-use crate::model::{Model, Start, TaskSpec};
+use crate::model::{Chain, Encoder, Model, Start, TaskSpec};
 use crate::step::{Grads, Masks, SharedRows, forward, losses, pass, probe_scopes};
+use std::cell::RefCell;
+use std::ops::Range;
+use std::rc::Rc;
 use tch::{Device, Kind, Tensor};
 
 const N: i64 = 4;
@@ -149,4 +152,76 @@ fn inputs_that_do_not_fit_are_refused() {
         message(Config::EmbeddingBag(bag), dims(2, &[], 0, None)).unwrap(),
         "encoder `embedding_bag` needs a `text` column"
     );
+}
+
+type Log = Rc<RefCell<Vec<String>>>;
+
+/// Writes down what is computed.
+struct Logged(Box<dyn Encoder>, Log);
+
+impl Encoder for Logged {
+    fn widths(&self) -> &[usize] {
+        self.0.widths()
+    }
+    fn forward(&self, inputs: &Inputs, train: bool) -> Vec<Tensor> {
+        self.1.borrow_mut().push("all".into());
+        self.0.forward(inputs, train)
+    }
+    fn chain(&self) -> Option<&dyn Chain> {
+        Some(self)
+    }
+}
+
+impl Chain for Logged {
+    fn run(&self, stages: Range<usize>, start: Start<'_>, train: bool) -> Vec<Tensor> {
+        self.1.borrow_mut().push(format!("{stages:?}"));
+        self.0.chain().unwrap().run(stages, start, train)
+    }
+}
+
+/// Parameters are not numbers until they have arrived, so that a stage that does not wait for its own is found out.
+#[test]
+fn a_forward_pass_computes_each_stage_when_its_parameters_have_arrived() {
+    for (config, dims, inputs) in cases() {
+        let log = Log::default();
+        let build_model = || {
+            Model::assemble(&[spec("a", None), spec("b", None)], Kind::Float, Device::Cpu, 1, 1, |b| {
+                b.bucket(1);
+                Ok(Box::new(Logged(build(&config, &dims, b)?, log.clone())))
+            })
+            .unwrap()
+        };
+        let (there, mut model) = (build_model(), build_model());
+        let numbers = there.params.flat().copy();
+        let _ = tch::no_grad(|| model.params.flat_mut().fill_(f64::NAN));
+        let flat = model.params.flat().shallow_clone();
+        for (s, segment) in model.params.segments.iter().enumerate() {
+            let part = |t: &Tensor| t.narrow(0, segment.range.start as i64, segment.range.len() as i64);
+            let (mut to, from, log) = (part(&flat), part(&numbers), log.clone());
+            // A later part stands for those before it.
+            let before =
+                (flat.narrow(0, 0, segment.range.start as i64), numbers.narrow(0, 0, segment.range.start as i64));
+            let join = move || {
+                let (mut all, of) = before;
+                tch::no_grad(|| (all.copy_(&of), to.copy_(&from)));
+                log.borrow_mut().push(format!("segment {s}"));
+            };
+            model.params.arrivals().expect(segment.first_stage, Box::new(join));
+        }
+        let n = there.params.segments.len();
+        let expected = there.represent(&inputs, false);
+        log.borrow_mut().clear();
+        let found = model.represent(&inputs, false);
+        let mut order: Vec<String> =
+            (0..n - 1).flat_map(|s| [format!("segment {s}"), format!("{s}..{}", s + 1)]).collect();
+        assert_eq!(*log.borrow(), order, "{config:?}");
+        assert!(expected.iter().zip(&found).all(|(a, b)| a == b), "{config:?}");
+        assert!(model.output(1, &found, false) == there.output(1, &expected, false));
+        order.push(format!("segment {}", n - 1));
+        assert_eq!(*log.borrow(), order, "heads wait for theirs");
+        log.borrow_mut().clear();
+        let _ = model.represent(&inputs, false);
+        assert_eq!(*log.borrow(), ["all"], "nothing is on its way any more");
+        assert!(model.params.flat() == &numbers);
+    }
 }

@@ -173,7 +173,18 @@ impl<F: TorchReal + Number> Engine<F> {
         }
     }
 
-    /// The shards of all ranks become the parameters of all.
+    /// Waits for parameters that are on their way from other ranks.
+    ///
+    /// # Errors
+    /// If an exchange has failed.
+    pub fn settle(&self, params: &Params) -> Result<(), CommError> {
+        match self {
+            Engine::Host(_) => Ok(()),
+            Engine::Tensors(tensors) => tensors.settle(params),
+        }
+    }
+
+    /// The shards of all ranks become the parameters of all. They may still be on their way when this returns.
     pub fn gather(&mut self, params: &mut Params, comm: &dyn Collective) -> Result<(), CommError> {
         match self {
             Engine::Host(host) => host.gather(params, comm),

@@ -43,20 +43,21 @@ impl<F: TorchReal + Number> Host<F> {
 
     /// The shards of all ranks become the parameters of all.
     pub fn gather(&self, params: &mut Params, comm: &dyn Collective) -> Result<(), CommError> {
-        let flat = ffi::numbers_mut::<F>(&mut params.flat);
-        params.segments.iter().try_for_each(|s| F::all_gather(comm, &mut flat[s.range.clone()]))
+        let segments: Vec<Range<usize>> = params.segments.iter().map(|s| s.range.clone()).collect();
+        let flat = ffi::numbers_mut::<F>(params.flat_mut());
+        segments.into_iter().try_for_each(|range| F::all_gather(comm, &mut flat[range]))
     }
 
     /// This rank's shard of the parameters.
     pub fn shard(params: &Params, blocks: &[Range<usize>]) -> Vec<F> {
-        let flat = ffi::numbers::<F>(&params.flat);
+        let flat = ffi::numbers::<F>(params.flat());
         blocks.iter().flat_map(|b| flat[b.clone()].iter().copied()).collect()
     }
 
     /// This rank's shard of the parameters becomes `start + length * along`; exactly `start` for length 0.
     pub fn set_shard(params: &mut Params, blocks: &[Range<usize>], start: &[F], length: f64, along: &[F]) {
         let length = F::from_f64(length);
-        let flat = ffi::numbers_mut::<F>(&mut params.flat);
+        let flat = ffi::numbers_mut::<F>(params.flat_mut());
         let mut at = 0;
         for block in blocks {
             let here = at..at + block.len();
@@ -90,7 +91,7 @@ impl<F: TorchReal + Number> Rows<F> for HostRows<'_, F> {
         let mut moves = moves(&params.segments, layout, &self.reduced, &shared, heads);
         moves.iter_mut().flat_map(|m| &mut m.coef).for_each(|c| *c *= F::from_f64(scale));
         let rule = optimizer.rule(lr);
-        let pieces = pieces(&moves, layout, ffi::numbers_mut::<F>(&mut params.flat), optimizer);
+        let pieces = pieces(&moves, layout, ffi::numbers_mut::<F>(params.flat_mut()), optimizer);
         Ok(Some(Optimizer::apply(rule, pieces)))
     }
 }

@@ -257,6 +257,15 @@ impl<F: TorchReal + Number> Learner<F> {
         Ok(())
     }
 
+    /// Waits for parameters that are on their way from other ranks since the last step: the next one computes with those
+    /// that have arrived, everybody else needs all. Whoever reads [`Params::flat`] waits, too; this tells what went wrong.
+    ///
+    /// # Errors
+    /// If an exchange has failed.
+    pub fn settle(&self) -> Result<()> {
+        Ok(self.engine.settle(&self.model.params)?)
+    }
+
     /// Ends the exchange between devices in order. Without this it is left as it is, which is right on the way out after an
     /// error that other ranks do not share: ending it would wait for them.
     ///
@@ -352,7 +361,7 @@ impl<F: TorchReal + Number> Learner<F> {
     pub(super) fn take_over(&mut self, flat: &[F], states: Vec<Vec<F>>) {
         match &mut self.engine {
             Engine::Host(_) => {
-                ffi::write(&self.model.params.flat, flat);
+                ffi::write(self.model.params.flat(), flat);
                 let mut states = states.into_iter();
                 for place in [&mut self.optimizer.first, &mut self.optimizer.second] {
                     *place = states.next().unwrap_or_default();

@@ -24,6 +24,7 @@ use crate::kernel::{Fragment, dot};
 use crate::model::Params;
 use crate::optim::Optimizer;
 use crate::step::{LossSums, SharedRows};
+use crate::train::phases::{Phase, within};
 use products::Products;
 use rows::Buffers;
 use std::mem::ManuallyDrop;
@@ -65,12 +66,12 @@ impl<F: TorchReal + Number> Tensors<F> {
         blocks: Vec<Range<usize>>,
         optim: &Optim,
     ) -> Self {
-        let device = params.flat.device();
+        let device = params.device();
         let view = |flat: &Tensor, b: &Range<usize>| flat.narrow(0, b.start as i64, b.len() as i64);
         let masters = if compute == F::KIND {
-            blocks.iter().map(|b| view(&params.flat, b)).collect()
+            blocks.iter().map(|b| view(params.flat(), b)).collect()
         } else {
-            let masters = blocks.iter().map(|b| view(&params.flat, b).copy()).collect();
+            let masters = blocks.iter().map(|b| view(params.flat(), b).copy()).collect();
             params.place(compute, device);
             masters
         };
@@ -121,16 +122,31 @@ impl<F: TorchReal + Number> Tensors<F> {
         self.buffers.rows(segment).narrow(1, (block.start - range.start) as i64, block.len() as i64)
     }
 
-    /// The shards of all ranks become the parameters of all.
+    /// The shards of all ranks become the parameters of all: enqueued, in the order in which a forward pass needs them.
     pub fn gather(&mut self, params: &Params, comm: &dyn Collective) -> Result<(), CommError> {
+        let flat = params.flat();
         super::engine::exchange(self.own_exchange(), comm, |tensors| {
             tensors.fork()?;
-            tensors.grouped(&mut || {
-                let whole = |r: &Range<usize>| params.flat.narrow(0, r.start as i64, r.len() as i64);
-                params.segments.iter().try_for_each(|s| tensors.all_gather(&whole(&s.range)))
-            })?;
-            tensors.join()
+            for needed_together in params.segments.chunk_by(|a, b| a.first_stage == b.first_stage) {
+                tensors.grouped(&mut || {
+                    let whole = |r: &Range<usize>| flat.narrow(0, r.start as i64, r.len() as i64);
+                    needed_together.iter().try_for_each(|s| tensors.all_gather(&whole(&s.range)))
+                })?;
+                let there = tensors.milestone()?;
+                let join = move || {
+                    // The next exchange tells it, and a step has one before its parameters move.
+                    let _ = within(Phase::Gather, || there.join());
+                };
+                params.arrivals().expect(needed_together[0].first_stage, Box::new(join));
+            }
+            Ok(())
         })
+    }
+
+    /// Waits for parameters that are on their way.
+    pub fn settle(&self, params: &Params) -> Result<(), CommError> {
+        params.arrivals().all();
+        self.own_exchange().map_or(Ok(()), TensorCollective::join)
     }
 
     /// This rank's shard of the parameters, in full precision.
@@ -138,9 +154,11 @@ impl<F: TorchReal + Number> Tensors<F> {
         Tensor::cat(&self.masters, 0)
     }
 
-    /// This rank's shard of the parameters becomes `start + length * along`; exactly `start` for length 0.
+    /// This rank's shard of the parameters becomes `start + length * along`; exactly `start` for length 0. Nothing is on its
+    /// way any more then: it is read until it has left.
     pub fn set_shard(&mut self, params: &Params, start: &Tensor, length: f64, along: &Tensor) {
         let _no_grad = tch::no_grad_guard();
+        params.arrivals().all();
         let target = if length == 0.0 { start.shallow_clone() } else { start + along * length };
         let mut at = 0;
         for master in &self.masters {
@@ -153,18 +171,18 @@ impl<F: TorchReal + Number> Tensors<F> {
 
     /// Brings the masters into the model, where they are not the model's own.
     fn show(&self, params: &Params) {
-        if params.flat.kind() == F::KIND {
+        if params.kind() == F::KIND {
             return;
         }
         let _no_grad = tch::no_grad_guard();
         for (master, b) in self.masters.iter().zip(&self.blocks) {
-            params.flat.narrow(0, b.start as i64, b.len() as i64).copy_(master);
+            params.flat().narrow(0, b.start as i64, b.len() as i64).copy_(master);
         }
     }
 
     /// Whether the model's parameters are not the masters themselves.
     pub fn has_masters(&self, params: &Params) -> bool {
-        params.flat.kind() != F::KIND
+        params.kind() != F::KIND
     }
 
     /// States of the optimizer for this rank's shard, in the order of their names.
@@ -185,7 +203,7 @@ impl<F: TorchReal + Number> Tensors<F> {
 
     /// Takes over the whole flat parameters, in full precision.
     pub fn set_parameters(&mut self, params: &Params, flat: &[F]) {
-        ffi::write(&params.flat, flat);
+        ffi::write(params.flat(), flat);
         if self.has_masters(params) {
             self.masters.iter().zip(&self.blocks).for_each(|(master, b)| ffi::write(master, &flat[b.clone()]));
         }

@@ -45,7 +45,7 @@ impl Buffers {
             ranges,
             kind,
             wire,
-            device: params.flat.device(),
+            device: params.device(),
             rows: Vec::new(),
             filled: Vec::new(),
             sent: Vec::new(),

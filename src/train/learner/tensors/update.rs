@@ -82,7 +82,7 @@ impl<F: TorchReal + Number> Tensors<F> {
     /// The update's gradient, by segment.
     pub(super) fn combine(&self, params: &Params, how: &Update<'_, F>) -> Vec<Tensor> {
         let _no_grad = tch::no_grad_guard();
-        let device = params.flat.device();
+        let device = params.device();
         let mut numbers = Numbers { all: Vec::new() };
         let n_tasks = how.heads.len();
         // First all coefficients, by segment and group of layers; then the products.
