@@ -37,16 +37,18 @@ fn ranks_over_nccl_equal_one_rank() {
         let set = [&["train.precision=f64"], balance].concat();
         let start = initial(&sandbox.config(&set));
         let alone = sandbox.train(ALONE, "alone", &set);
-        for (ranks, reduction, plan) in
-            [(2, "sharded", "async=20"), (3, "all_reduce", "inprogress=2"), (4, "sharded", "")]
+        for (ranks, reduction, plan, compared) in
+            [(2, "sharded", "async=20", 0), (3, "all_reduce", "inprogress=2", 1), (4, "sharded", "", 1)]
         {
             let reduction = format!("comm.reduction={reduction}");
+            // Comparing replicas waits for all parameters: without it, steps follow each other as they do for users.
+            let compared = format!("train.replica_check_every={compared}");
             let run = train(
                 &sandbox,
                 ranks,
                 &format!("{ranks}"),
                 plan,
-                &[&set[..], &[&reduction, "comm.bucket_mb=0.0001"]].concat(),
+                &[&set[..], &[&reduction, &compared, "comm.bucket_mb=0.0001"]].concat(),
             );
             let (distance, name) = distance(&run, &alone, &start);
             assert!(distance <= 1e-12, "{balance:?}, {ranks} ranks, {reduction}: {distance:e} in `{name}`");
