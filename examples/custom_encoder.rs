@@ -183,6 +183,7 @@ fn train(comm: &dyn Collective) -> Result<Trained> {
         }
         first.get_or_insert(report);
     };
+    learner.settle()?;
     let values = |tensor: &Tensor| Vec::<f64>::try_from(tensor.detach().reshape([-1]));
     let entries = learner.model.params.entries.iter();
     let params = entries.map(|e| Ok((e.name.clone(), values(&e.tensor)?))).collect::<Result<_>>()?;

@@ -26,7 +26,7 @@ pub trait Milestone {
 /// Exchange of contiguous one-dimensional tensors, in place.
 ///
 /// Exchanges are enqueued, in the order of the calls, on a queue beside that of the computation. [`Self::fork`] and
-/// [`Self::join`] order the two; between them, a tensor that is being exchanged must not be read, written or freed.
+/// [`Self::join`], or [`Milestone::join`], order the two; between them, a tensor that is being exchanged must not be read, written or freed.
 ///
 /// # Collective
 /// Every exchange is called by all ranks, in the same order, with the same lengths and kinds. Sums have the same bits on all
@@ -85,7 +85,7 @@ pub trait TensorCollective {
     fn grouped(&self, body: &mut dyn FnMut() -> Result<()>) -> Result<()>;
 
     /// Milliseconds that the queue of exchanges has been busy so far, waits for other ranks included; `None` if nobody
-    /// knows. What of it the computation has waited for, it has waited for in [`Self::join`].
+    /// knows. What of it the computation has waited for, it has waited for in [`Self::join`] and [`Milestone::join`].
     fn busy_ms(&self) -> Option<f64> {
         None
     }

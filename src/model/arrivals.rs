@@ -33,7 +33,7 @@ impl Arrivals {
         let last = {
             let mut queue = self.queue.borrow_mut();
             let n = queue.iter().rposition(|arrival| arrival.stage <= stage).map_or(0, |last| last + 1);
-            queue.drain(..n).last()
+            queue.drain(..n).next_back()
         };
         // It stands for all before it.
         if let Some(last) = last {
@@ -53,6 +53,13 @@ impl Arrivals {
         stops.sort_unstable();
         stops.dedup();
         stops
+    }
+}
+
+impl Drop for Arrivals {
+    /// The buffer goes too, and its memory to the computation that follows.
+    fn drop(&mut self) {
+        self.all();
     }
 }
 

@@ -5,9 +5,12 @@ use std::ops::Range;
 use tch::Tensor;
 
 /// An encoder of which any run of stages can be computed by itself.
+///
+/// A stage may use parameters of its own and of earlier stages alone (as [`crate::model::ParamBuilder::stage`] was told):
+/// those of later ones may still be on their way from other ranks when it is computed.
 pub trait Chain {
     /// The outputs of `stages`, `[n, widths[k]]` each. They start from the inputs if the first of them is stage 0, and
-    /// otherwise from the output of the stage before.
+    /// otherwise from the output of the stage before. Where the stages are cut changes no bit, and no random draw.
     fn run(&self, stages: Range<usize>, start: Start<'_>, train: bool) -> Vec<Tensor>;
 }
 

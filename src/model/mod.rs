@@ -89,6 +89,19 @@ pub enum ModelError {
         /// The last stage there is.
         last: usize,
     },
+    /// A parameter of the encoder belongs to a stage that is not there.
+    #[error(
+        "parameter `{parameter}` is made for stage {stage}, but the encoder has stages 0 to {last}\n  hint: \
+             `ParamBuilder::stage` counts the outputs of `Encoder::widths`, from 0"
+    )]
+    NoStage {
+        /// The parameter.
+        parameter: String,
+        /// What the builder was told.
+        stage: usize,
+        /// The last stage there is.
+        last: usize,
+    },
     /// The encoder's stages cannot be computed by themselves.
     #[error(
         "the encoder cannot compute stages by themselves, so activations cannot be recomputed\n  hint: implement \
@@ -187,7 +200,14 @@ impl Model {
         if used < last {
             return Err(ModelError::Unused { used, last });
         }
-        Ok(Model { params: builder.finish(world_size), device, encoder, heads, pieces: Vec::new() })
+        let params = builder.finish(world_size);
+        for entry in &params.entries {
+            // It would be needed before anybody waits for it.
+            if let Some(stage) = entry.stage.filter(|&stage| stage > last) {
+                return Err(ModelError::NoStage { parameter: entry.name.clone(), stage, last });
+            }
+        }
+        Ok(Model { params, device, encoder, heads, pieces: Vec::new() })
     }
 
     /// The same model, whose training keeps the encoder's activations at a few cuts only and computes the rest again in the
@@ -240,12 +260,12 @@ impl Model {
             return self.represent(&inputs.to(self.device), train);
         }
         let n = self.encoder.widths().len();
-        let stops = self.params.arrivals().stops(n);
-        if stops.is_empty() || self.encoder.chain().is_none() {
+        if self.encoder.chain().is_none() {
             // Heads may still wait for theirs.
             self.params.arrivals().until(n - 1);
             return self.encoder.forward(inputs, train);
         }
+        let stops = self.params.arrivals().stops(n);
         let mut stages: Vec<Tensor> = Vec::with_capacity(n);
         for end in stops.into_iter().chain([n]) {
             let before = stages.last().map(Tensor::shallow_clone);

@@ -254,7 +254,8 @@ pub struct Entry {
     pub stage: Option<usize>,
     /// Place in the flat buffer.
     pub range: Range<usize>,
-    /// The leaf tensor that the model uses: a view of the flat buffer.
+    /// The leaf tensor that the model uses: a view of the flat buffer. Its values may still be on their way after a step;
+    /// [`Params::flat`] waits for them.
     pub tensor: Tensor,
 }
 
@@ -279,7 +280,7 @@ pub enum Rows {
 }
 
 impl Params {
-    /// The buffer, when all of it has arrived.
+    /// The buffer. Computation that the calling thread enqueues from now on sees all of it, whatever was on its way.
     pub fn flat(&self) -> &Tensor {
         self.arrivals.all();
         &self.flat

@@ -1,10 +1,10 @@
 //! Sketches of gradients where they are: the map of [`Sketch`] in operations of libtorch.
 //!
 //! ```text
-//! coordinates  lo .. hi of all rows, whole blocks of `dim`      [T, blocks, dim]
+//! coordinates  lo .. hi of some rows, whole blocks of `dim`     [rows, blocks, dim]
 //! signs        drawn on the host, 1 bit per coordinate, expanded on the device
 //! turns        each block is read from where its turn begins     gather
-//! sum          over blocks                                      [T, dim]
+//! sum          over blocks                                      [rows, dim]
 //! ```
 //!
 //! Blocks go through in groups, so that what is in between takes little memory beside the gradients.
@@ -16,10 +16,10 @@ use crate::model::Params;
 use std::ops::Range;
 use tch::{Device, Kind, Tensor};
 
-/// Numbers of all rows together that go through at a time, unless a single block has more.
-const GROUP: usize = 1 << 24;
-/// Coordinates whose signs come from one draw.
-const WORD: usize = 64;
+/// Numbers of some rows together that go through at a time, unless a single block has more.
+const GROUP: usize = 1 << 22;
+/// Coordinates whose signs are the bits of a word.
+const WORD: usize = 32;
 
 /// Sketches `[T, dim]` of the rows of the shared parameters, in `kind` on `device`, enqueued. A coordinate has its number
 /// among the shared parameters, without padding.
@@ -39,18 +39,24 @@ fn sketches_in_groups(
     let (n_tasks, dim) = (params.n_tasks, sketch.dim());
     let (places, n) = places(params);
     let n_blocks = n.div_ceil(dim);
-    let at_a_time = (group / (n_tasks * dim)).max(1);
-    let mut sums = Tensor::zeros([n_tasks as i64, dim as i64], (kind, device));
-    let zeros = Tensor::zeros([(at_a_time.min(n_blocks) * dim) as i64], (kind, device));
-    for first in (0..n_blocks).step_by(at_a_time) {
-        let blocks = first..n_blocks.min(first + at_a_time);
+    let rows_at_a_time = (group / dim).clamp(1, n_tasks);
+    let blocks_at_a_time = (group / (rows_at_a_time * dim)).max(1);
+    let sums = Tensor::zeros([n_tasks as i64, dim as i64], (kind, device));
+    let zeros = Tensor::zeros([(blocks_at_a_time.min(n_blocks) * dim) as i64], (kind, device));
+    for first in (0..n_blocks).step_by(blocks_at_a_time) {
+        let blocks = first..n_blocks.min(first + blocks_at_a_time);
         let coordinates = blocks.start * dim..blocks.end * dim;
-        let rows: Vec<Tensor> =
-            (0..n_tasks).map(|task| row(params, grads, &places, task, &coordinates, &zeros)).collect();
-        let shape = [n_tasks, blocks.len(), dim].map(|d| d as i64);
-        let signed = Tensor::stack(&rows, 0) * signs(sketch, &coordinates, kind, device);
-        let turned = signed.reshape(shape).gather(2, &origins(sketch, &blocks, device).expand(shape, false), false);
-        let _ = sums.g_add_(&turned.sum_dim_intlist([1i64].as_slice(), false, kind));
+        let (signs, origins) = (signs(sketch, &coordinates, kind, device), origins(sketch, &blocks, device));
+        for task in (0..n_tasks).step_by(rows_at_a_time) {
+            let tasks = task..n_tasks.min(task + rows_at_a_time);
+            let rows: Vec<Tensor> =
+                tasks.clone().map(|task| row(params, grads, &places, task, &coordinates, &zeros)).collect();
+            let shape = [tasks.len(), blocks.len(), dim].map(|d| d as i64);
+            let signed = Tensor::stack(&rows, 0).g_mul_(&signs).reshape(shape);
+            let turned = signed.gather(2, &origins.expand(shape, false), false);
+            let mut sum = sums.narrow(0, tasks.start as i64, tasks.len() as i64);
+            let _ = sum.g_add_(&turned.sum_dim_intlist([1i64].as_slice(), false, kind));
+        }
     }
     sums
 }
@@ -97,14 +103,19 @@ fn row(
 
 /// 1 or -1 for each coordinate.
 fn signs(sketch: Sketch, coordinates: &Range<usize>, kind: Kind, device: Device) -> Tensor {
-    let words = coordinates.start / WORD..coordinates.end.div_ceil(WORD);
-    let bits: Vec<i64> = words.clone().map(|k| sketch.sign_bits(k as u64).cast_signed()).collect();
-    let places: Vec<i64> = (0..WORD as i64).map(|i| i / 32 * 32 + 31 - i % 32).collect();
-    let sent = |numbers: &[i64]| send(&tensor_of(numbers, &[numbers.len()]), device);
-    let minus = sent(&bits).unsqueeze(1).bitwise_right_shift(&sent(&places)).bitwise_and(1).to_kind(kind);
-    let skipped = coordinates.start - words.start * WORD;
-    let minus = minus.reshape([-1]).narrow(0, skipped as i64, coordinates.len() as i64);
-    minus * -2.0 + 1.0
+    // A draw has two words.
+    let draws = coordinates.start / (2 * WORD)..coordinates.end.div_ceil(2 * WORD);
+    let words: Vec<i32> = draws
+        .clone()
+        .map(|k| sketch.sign_bits(k as u64))
+        .flat_map(|draw| [draw as u32, (draw >> 32) as u32].map(u32::cast_signed))
+        .collect();
+    let places: Vec<i32> = (0..WORD as i32).rev().collect();
+    let sent = |numbers: &[i32]| send(&tensor_of(numbers, &[numbers.len()]), device);
+    let minus = sent(&words).unsqueeze(1).bitwise_right_shift(&sent(&places)).bitwise_and(1).to_kind(kind);
+    let skipped = coordinates.start - draws.start * 2 * WORD;
+    let mut minus = minus.reshape([-1]).narrow(0, skipped as i64, coordinates.len() as i64);
+    minus.g_mul_scalar_(-2.0).g_add_scalar_(1.0)
 }
 
 /// Which number of its block goes to each number of the sketch, `[blocks, dim]`.
@@ -163,7 +174,8 @@ mod tests {
             for step in 0..3 {
                 let map = Sketch::new(9, step, dim);
                 let expected = Tensor::from_slice(&on_slices(map, &params, &grads)).reshape([3, dim as i64]);
-                for group in [1, 3 * 200, GROUP] {
+                // A row and a block at a time, two of three rows, some blocks of all, and everything.
+                for group in [1, 2 * dim, 3 * 200, GROUP] {
                     let found = sketches_in_groups(map, &params, &grads, Kind::Double, Device::Cpu, group);
                     let error = (&found - &expected).abs().max().double_value(&[]);
                     assert!(error < 1e-12, "dim {dim}, group {group}: {error:e}");

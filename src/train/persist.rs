@@ -288,6 +288,7 @@ impl<F: Stored> Learner<F> {
     /// # Errors
     /// If a collective fails.
     pub fn parameters(&self, comm: &dyn Collective) -> Result<Vec<F>, CommError> {
+        self.settle()?;
         match self.masters() {
             Some(shard) => self.gather_shard(&shard, comm),
             None => Ok(ffi::values::<F>(self.model.params.flat())),

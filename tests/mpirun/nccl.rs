@@ -5,6 +5,7 @@ use crate::process::{self, ALONE, Output};
 use crate::sandbox::{Run, Sandbox, bits, train_args};
 use crate::standin::library;
 use polytask::checkpoint::Snapshot;
+use serde_json::Value;
 
 const OVER_NCCL: [&str; 3] = ["comm.backend=nccl", "train.engine=tensors", "train.device=cpu"];
 
@@ -62,13 +63,67 @@ fn ranks_over_nccl_equal_one_rank() {
 fn a_run_over_nccl_resumes_to_the_same_bits() {
     let sandbox = Sandbox::new();
     let set = ["balance={surgery: pcgrad}", "optim=adamw", "train.precision=bf16", "comm.wire=bf16"];
-    let whole = train(&sandbox, 2, "whole", "", &set);
+    let whole = train(&sandbox, 2, "whole", "async=20", &[&set[..], &["train.replica_check_every=0"]].concat());
     train(&sandbox, 2, "parts", "", &[&set[..], &["train.steps=3"]].concat());
     let parts = train(&sandbox, 2, "parts", "", &set);
     let (whole, parts) = (whole.latest(), parts.latest());
     for file in ["model", "optim"] {
         let all = |snapshot: &Snapshot| snapshot.tensors[file].iter().map(bits).collect::<Vec<_>>();
         assert!(all(&whole) == all(&parts), "{file}: not the same bits");
+    }
+}
+
+/// Whoever looks at parameters waits for those that are on their way: evaluations and checkpoints after every step, and ranks
+/// that have no sample of a step, and so no forward pass.
+#[test]
+fn nobody_sees_parameters_that_have_not_arrived() {
+    for balance in ["balance={weighting: {uncertainty: {lr: 0.1}}}", "balance={surgery: pcgrad}"] {
+        let sandbox = Sandbox::new();
+        let set =
+            ["train.precision=f64", "train.eval_every_steps=1", "checkpoint.every=1", "batch.per_task=3", balance];
+        let start = initial(&sandbox.config(&set));
+        let alone = sandbox.train(ALONE, "alone", &set);
+        let more = [&set[..], &["train.replica_check_every=0", "comm.bucket_mb=0.0001"]].concat();
+        let run = train(&sandbox, 4, "delayed", "async=10", &more);
+        let (distance, name) = distance(&run, &alone, &start);
+        assert!(distance <= 1e-12, "{balance}: {distance:e} in `{name}`");
+        let evaluations = |run: &Run| -> Vec<Value> {
+            run.metrics()
+                .into_iter()
+                .filter(|line| line["kind"] == "eval")
+                .map(|line| line["metrics"].clone())
+                .collect()
+        };
+        let (expected, found) = (evaluations(&alone), evaluations(&run));
+        assert!(expected.len() > 6, "every step, and the test split");
+        assert!(near(&Value::Array(expected), &Value::Array(found)), "{balance}");
+    }
+}
+
+/// The same shape, and numbers that are equal to rounding.
+fn near(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Object(a), Value::Object(b)) => {
+            a.len() == b.len() && a.iter().all(|(key, x)| b.get(key).is_some_and(|y| near(x, y)))
+        }
+        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(x, y)| near(x, y)),
+        (Value::Number(_), Value::Number(_)) => {
+            a.as_f64().zip(b.as_f64()).is_some_and(|(x, y)| (x - y).abs() <= 1e-9 * x.abs().max(1.0))
+        }
+        _ => a == b,
+    }
+}
+
+#[test]
+fn parameters_that_never_arrive_end_the_job_without_a_checkpoint() {
+    let sandbox = Sandbox::new();
+    // In a step each rank sends three segments of gradients, then three of parameters.
+    for n in 4..=6 {
+        let run = format!("lost{n}");
+        let set = ["train.steps=1", "comm.timeout=5"];
+        let output = job(&sandbox, 2, &run, &format!("async_error@{n}"), &set);
+        assert_eq!(output.code, Some(70), "{n}: {output}");
+        assert!(!sandbox.path(&format!("runs/{run}/checkpoints/latest")).exists(), "{n}: {output}");
     }
 }
 

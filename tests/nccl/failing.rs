@@ -23,6 +23,22 @@ fn words(result: Result<(), CommError>) -> String {
 }
 
 #[test]
+fn a_milestone_that_is_never_reached_fails_and_so_does_everything_after() {
+    let test = "failing::a_milestone_that_is_never_reached_fails_and_so_does_everything_after";
+    alone(test, "async_error@1", || {
+        ranks(2, &quick(), |nccl, rank| {
+            let data = tensor(rank);
+            nccl.all_gather(&data).unwrap();
+            let there = nccl.milestone();
+            let failed = there.and_then(|there| there.join()).unwrap_err();
+            let words = words(Err(failed));
+            assert!(words.contains("failed: "), "{words}");
+            assert!(uses(nccl).iter().all(|words| words.contains("NCCL has failed before: ")), "{:?}", uses(nccl));
+        });
+    });
+}
+
+#[test]
 fn the_good_end_finalises_and_destroys() {
     let (path, plan) = log("end", "inprogress=2 async=20");
     alone("failing::the_good_end_finalises_and_destroys", &plan, || {

@@ -156,8 +156,8 @@ fn inputs_that_do_not_fit_are_refused() {
 
 type Log = Rc<RefCell<Vec<String>>>;
 
-/// Writes down what is computed.
-struct Logged(Box<dyn Encoder>, Log);
+/// Writes down what is computed; a chain, or not.
+struct Logged(Box<dyn Encoder>, Log, bool);
 
 impl Encoder for Logged {
     fn widths(&self) -> &[usize] {
@@ -168,7 +168,7 @@ impl Encoder for Logged {
         self.0.forward(inputs, train)
     }
     fn chain(&self) -> Option<&dyn Chain> {
-        Some(self)
+        if self.2 { Some(self) } else { None }
     }
 }
 
@@ -182,12 +182,13 @@ impl Chain for Logged {
 /// Parameters are not numbers until they have arrived, so that a stage that does not wait for its own is found out.
 #[test]
 fn a_forward_pass_computes_each_stage_when_its_parameters_have_arrived() {
-    for (config, dims, inputs) in cases() {
+    let all = [true, false].into_iter().flat_map(|is_chain| cases().into_iter().map(move |case| (case, is_chain)));
+    for ((config, dims, inputs), is_chain) in all {
         let log = Log::default();
         let build_model = || {
             Model::assemble(&[spec("a", None), spec("b", None)], Kind::Float, Device::Cpu, 1, 1, |b| {
                 b.bucket(1);
-                Ok(Box::new(Logged(build(&config, &dims, b)?, log.clone())))
+                Ok(Box::new(Logged(build(&config, &dims, b)?, log.clone(), is_chain)))
             })
             .unwrap()
         };
@@ -214,6 +215,9 @@ fn a_forward_pass_computes_each_stage_when_its_parameters_have_arrived() {
         let found = model.represent(&inputs, false);
         let mut order: Vec<String> =
             (0..n - 1).flat_map(|s| [format!("segment {s}"), format!("{s}..{}", s + 1)]).collect();
+        if !is_chain {
+            order = vec![format!("segment {}", n - 2), "all".into()];
+        }
         assert_eq!(*log.borrow(), order, "{config:?}");
         assert!(expected.iter().zip(&found).all(|(a, b)| a == b), "{config:?}");
         assert!(model.output(1, &found, false) == there.output(1, &expected, false));
@@ -221,7 +225,24 @@ fn a_forward_pass_computes_each_stage_when_its_parameters_have_arrived() {
         assert_eq!(*log.borrow(), order, "heads wait for theirs");
         log.borrow_mut().clear();
         let _ = model.represent(&inputs, false);
-        assert_eq!(*log.borrow(), ["all"], "nothing is on its way any more");
+        let whole = if is_chain { format!("0..{}", n - 1) } else { "all".into() };
+        assert_eq!(*log.borrow(), [whole], "nothing is on its way any more");
         assert!(model.params.flat() == &numbers);
     }
+}
+
+#[test]
+fn a_stage_that_is_not_there_is_refused() {
+    let (config, dims, _) = cases().remove(0);
+    let refused = Model::assemble(&[spec("a", None)], Kind::Float, Device::Cpu, 1, 1, |b| {
+        let encoder = build(&config, &dims, b)?;
+        b.stage(2);
+        let _ = b.param("encoder.more", &[1], crate::model::Init::Constant(0.0));
+        Ok(encoder)
+    });
+    let words = refused.unwrap_err().to_string();
+    assert!(
+        words.starts_with("parameter `encoder.more` is made for stage 2, but the encoder has stages 0 to 1\n"),
+        "{words}"
+    );
 }

@@ -28,7 +28,7 @@ use super::replicas::check_replicas;
 use crate::balance::shard::{self, ShardSurgery};
 use crate::balance::{Balancer, Coefficients, Gram};
 use crate::comm::tensors::TensorCollective;
-use crate::comm::{Collective, Number};
+use crate::comm::{Collective, CommError, Number};
 use crate::config::{self, Balance, Config, GramFrom, NonFinite, Optim, Precision, Reduction, Scope, Spike, Wire};
 use crate::data::Batch;
 use crate::error::{Error, Result};
@@ -262,8 +262,8 @@ impl<F: TorchReal + Number> Learner<F> {
     ///
     /// # Errors
     /// If an exchange has failed.
-    pub fn settle(&self) -> Result<()> {
-        Ok(self.engine.settle(&self.model.params)?)
+    pub fn settle(&self) -> Result<(), CommError> {
+        self.engine.settle(&self.model.params)
     }
 
     /// Ends the exchange between devices in order. Without this it is left as it is, which is right on the way out after an
@@ -288,7 +288,8 @@ impl<F: TorchReal + Number> Learner<F> {
         comm.bytes_sent() + beside
     }
 
-    /// Takes one step. `step` counts from 0; `batches` are this rank's micro-batches.
+    /// Takes one step. `step` counts from 0; `batches` are this rank's micro-batches. Between GPUs the parameters of other
+    /// ranks are still on their way when this returns, see [`Self::settle`].
     ///
     /// # Collective
     /// All ranks, with the slices of the same global batch.
@@ -306,6 +307,7 @@ impl<F: TorchReal + Number> Learner<F> {
         let (mut phases, before) = (Phases::default(), self.balancer.last_coefficients());
         if self.compares_replicas && self.balancer.looks_ahead_for().is_some() {
             // Looking ahead moves parameters, and brings them back from the ranks that own them.
+            self.settle()?;
             check_replicas(&self.model.params, step + 1, comm)?;
         }
         self.look_ahead(at, lr, &mut phases)?;

@@ -21,7 +21,7 @@ use crate::config::{Optim, Reduction};
 use crate::error::Result;
 use crate::ffi::{self, TorchReal};
 use crate::kernel::{Fragment, dot};
-use crate::model::Params;
+use crate::model::{Params, Segment};
 use crate::optim::Optimizer;
 use crate::step::{LossSums, SharedRows};
 use crate::train::phases::{Phase, within};
@@ -127,7 +127,9 @@ impl<F: TorchReal + Number> Tensors<F> {
         let flat = params.flat();
         super::engine::exchange(self.own_exchange(), comm, |tensors| {
             tensors.fork()?;
-            for needed_together in params.segments.chunk_by(|a, b| a.first_stage == b.first_stage) {
+            let mut segments: Vec<&Segment> = params.segments.iter().collect();
+            segments.sort_by_key(|segment| segment.first_stage);
+            for needed_together in segments.chunk_by(|a, b| a.first_stage == b.first_stage) {
                 tensors.grouped(&mut || {
                     let whole = |r: &Range<usize>| flat.narrow(0, r.start as i64, r.len() as i64);
                     needed_together.iter().try_for_each(|s| tensors.all_gather(&whole(&s.range)))
