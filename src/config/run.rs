@@ -182,7 +182,8 @@ pub struct Comm {
     pub reduction: Reduction,
     /// In which floats gradients travel.
     pub wire: Wire,
-    /// MiB of 32-bit gradients after which a part of the encoder is sent off while the backward pass goes on (tensors alone).
+    /// MiB of 32-bit numbers after which a part of the encoder ends (tensors alone): its gradients are sent off while the
+    /// backward pass goes on, its parameters arrive while the next forward pass does.
     pub bucket_mb: f64,
     /// From what surgery's inner products are computed.
     pub gram: GramFrom,

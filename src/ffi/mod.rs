@@ -79,7 +79,7 @@ pub fn send(tensor: &Tensor, device: Device) -> Tensor {
 }
 
 /// All numbers of some tensors, one tensor after the other: **waits** until the device has computed them, once for all of
-/// them. A training step comes here once.
+/// them. A training step comes here once, or a few times where numbers decide how it goes on.
 ///
 /// # Panics
 /// If libtorch cannot copy them.

@@ -83,7 +83,7 @@ mod tests {
             arrivals.expect(stage, Box::new(move || joined.borrow_mut().push(name)));
         };
         let seen = || joined.borrow().iter().collect::<String>();
-        // Scopes come one after the other, so stages need not ascend.
+        // Whatever the order of stages.
         [('a', 0), ('b', 2), ('c', 1), ('d', 5), ('e', usize::MAX)].into_iter().for_each(|(name, at)| expect(name, at));
         assert_eq!(arrivals.stops(8), [1, 2, 5]);
         assert_eq!(arrivals.stops(5), [1, 2]);

@@ -23,7 +23,7 @@ pub trait Encoder {
     /// Width of each stage's output.
     fn widths(&self) -> &[usize];
 
-    /// The output of every stage, `[n, widths[k]]` each.
+    /// The output of every stage, `[n, widths[k]]` each. Not called for a [`Chain`], which runs all of its stages instead.
     fn forward(&self, inputs: &Inputs, train: bool) -> Vec<Tensor>;
 
     /// Whether what comes before a stage reaches what comes after it through that stage's output alone: the backward
@@ -32,7 +32,8 @@ pub trait Encoder {
         self.chain().is_some()
     }
 
-    /// The encoder as a chain whose stages can be computed by themselves, if it is one: [`Model::recomputed`] needs that.
+    /// The encoder as a chain whose stages can be computed by themselves, if it is one: [`Model::recomputed`] needs that, and
+    /// between GPUs its first stages are computed while parameters of later ones are on their way.
     fn chain(&self) -> Option<&dyn Chain> {
         None
     }
@@ -157,7 +158,7 @@ impl Model {
     /// [`ParamBuilder::stage`] before those of each stage. The heads are those of the tasks' configurations.
     ///
     /// # Errors
-    /// Those of `encoder`, and heads that do not fit its stages.
+    /// Those of `encoder`, heads and parameters of stages that are not there, and stages that no head uses.
     pub fn assemble(
         tasks: &[TaskSpec],
         kind: Kind,

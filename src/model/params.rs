@@ -74,15 +74,16 @@ impl ParamBuilder {
         }
     }
 
-    /// The parameters that follow belong to stage `stage` of the encoder: they are reached by the tasks whose heads
-    /// sit at this stage or a later one.
+    /// The parameters that follow belong to stage `stage` of the encoder, one of those of [`super::Encoder::widths`]: it is
+    /// the first that uses them, and they are reached by the tasks whose heads sit at this stage or a later one.
     pub fn stage(&mut self, stage: usize) {
         let reaches = |at: &Option<usize>| at.is_none_or(|at| at >= stage);
         self.scope = (0..self.stages.len()).filter(|&t| reaches(&self.stages[t])).collect();
         self.stage = Some(stage);
     }
 
-    /// Shared segments end with the stage once they hold `n` parameters; the default is 25 MiB of `f32`.
+    /// Shared segments end with the stage once they hold `n` parameters; the default is 25 MiB of `f32`. Gradients and
+    /// parameters travel between devices by segment.
     pub fn bucket(&mut self, n: usize) {
         self.bucket = n.max(1);
     }
@@ -190,7 +191,8 @@ impl ParamBuilder {
             let mut view = flat.narrow(0, entry.range.start as i64, entry.range.len() as i64);
             tch::no_grad(|| view.copy_(&entry.tensor.reshape([-1])));
         }
-        let mut params = Params { flat, arrivals: Arrivals::default(), entries, segments, n_tasks, world_size };
+        let arrivals = Arrivals::default();
+        let mut params = Params { flat, arrivals, entries, segments, bucket, n_tasks, world_size };
         params.point_at_buffer();
         params
     }
@@ -235,6 +237,8 @@ pub struct Params {
     pub entries: Vec<Entry>,
     /// Segments by place in the buffer.
     pub segments: Vec<Segment>,
+    /// Parameters from which on a shared segment ended with its stage.
+    pub bucket: usize,
     /// Number of tasks `T`.
     pub n_tasks: usize,
     /// Number of ranks for which segments are padded.
@@ -292,7 +296,7 @@ impl Params {
         &mut self.flat
     }
 
-    /// What is on its way into the buffer. As long as it is, the values of parameters must be asked for there.
+    /// What is on its way into the buffer: who reads an [`Entry::tensor`] waits there before.
     pub fn arrivals(&self) -> &Arrivals {
         &self.arrivals
     }

@@ -17,7 +17,7 @@ use std::ops::Range;
 use tch::{Device, Kind, Tensor};
 
 /// Numbers of some rows together that go through at a time, unless a single block has more.
-const GROUP: usize = 1 << 22;
+const GROUP: usize = 1 << 24;
 /// Coordinates whose signs are the bits of a word.
 const WORD: usize = 32;
 
@@ -49,10 +49,11 @@ fn sketches_in_groups(
         let (signs, origins) = (signs(sketch, &coordinates, kind, device), origins(sketch, &blocks, device));
         for task in (0..n_tasks).step_by(rows_at_a_time) {
             let tasks = task..n_tasks.min(task + rows_at_a_time);
-            let rows: Vec<Tensor> =
-                tasks.clone().map(|task| row(params, grads, &places, task, &coordinates, &zeros)).collect();
+            let rows = |task| row(params, grads, &places, task, &coordinates, &zeros);
+            let rows: Vec<Tensor> = tasks.clone().flat_map(rows).collect();
             let shape = [tasks.len(), blocks.len(), dim].map(|d| d as i64);
-            let signed = Tensor::stack(&rows, 0).g_mul_(&signs).reshape(shape);
+            let rows = Tensor::cat(&rows, 0).reshape([tasks.len() as i64, coordinates.len() as i64]);
+            let signed = (rows * &signs).reshape(shape);
             let turned = signed.gather(2, &origins.expand(shape, false), false);
             let mut sum = sums.narrow(0, tasks.start as i64, tasks.len() as i64);
             let _ = sum.g_add_(&turned.sum_dim_intlist([1i64].as_slice(), false, kind));
@@ -71,7 +72,7 @@ fn places(params: &Params) -> (Vec<(usize, usize)>, usize) {
     (places, n)
 }
 
-/// Some coordinates of a task's row. `zeros` are as many as they are, of the kind that is wanted.
+/// Some coordinates of a task's row, in pieces. `zeros` are as many as they are, of the kind that is wanted.
 fn row(
     params: &Params,
     grads: &Grads,
@@ -79,7 +80,7 @@ fn row(
     task: usize,
     coordinates: &Range<usize>,
     zeros: &Tensor,
-) -> Tensor {
+) -> Vec<Tensor> {
     let (mut pieces, mut at) = (Vec::new(), coordinates.start);
     let nothing = |n: usize| zeros.narrow(0, 0, n as i64);
     for &(e, place) in places {
@@ -98,7 +99,7 @@ fn row(
     if coordinates.end > at {
         pieces.push(nothing(coordinates.end - at));
     }
-    Tensor::cat(&pieces, 0)
+    pieces
 }
 
 /// 1 or -1 for each coordinate.

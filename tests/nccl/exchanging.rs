@@ -221,7 +221,7 @@ fn the_queue_is_busy_until_its_last_exchange_ends() {
             nccl.fork().unwrap();
             nccl.join().unwrap();
             let busy = nccl.busy_ms().unwrap();
-            assert!((200.0..400.0).contains(&busy), "{busy} ms");
+            assert!((200.0..600.0).contains(&busy), "{busy} ms");
         });
     });
 }

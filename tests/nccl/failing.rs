@@ -30,10 +30,8 @@ fn a_milestone_that_is_never_reached_fails_and_so_does_everything_after() {
             let data = tensor(rank);
             nccl.all_gather(&data).unwrap();
             let there = nccl.milestone();
-            let failed = there.and_then(|there| there.join()).unwrap_err();
-            let words = words(Err(failed));
-            assert!(words.contains("failed: "), "{words}");
-            assert!(uses(nccl).iter().all(|words| words.contains("NCCL has failed before: ")), "{:?}", uses(nccl));
+            assert_eq!(words(there.and_then(|there| there.join())), format!("join failed: {PULLED}"));
+            all_refused(nccl, PULLED);
         });
     });
 }

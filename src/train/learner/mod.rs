@@ -258,7 +258,8 @@ impl<F: TorchReal + Number> Learner<F> {
     }
 
     /// Waits for parameters that are on their way from other ranks since the last step: the next one computes with those
-    /// that have arrived, everybody else needs all. Whoever reads [`Params::flat`] waits, too; this tells what went wrong.
+    /// that have arrived, everybody else needs all. Whoever reads [`Params::flat`] waits, too; this also tells what has gone
+    /// wrong so far. The host does not wait for a device.
     ///
     /// # Errors
     /// If an exchange has failed.

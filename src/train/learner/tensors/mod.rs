@@ -4,27 +4,29 @@
 //! rows.rs     gradients packed into J as they come; finished rows sent off at once           comm/tensors
 //! products.rs inner products of the rows, enqueued
 //! update.rs   c^T J, then libtorch's fused optimizer
+//! gather.rs   parameters of all ranks, which arrive while the next forward pass computes     comm/tensors
 //! ```
 //!
-//! Nothing here waits for the device but [`ffi::read`](crate::ffi::read) in `measure`, once per step.
+//! Nothing here waits for the device but [`ffi::read`](crate::ffi::read) in `measure`, once per step; what comes before (weights
+//! that need losses, sketches) may have a wait of its own.
 
+mod gather;
 mod products;
 mod rows;
 mod update;
 
 use super::engine::{Measured, Rows, Update};
 use super::moves::{Layout, Shared};
+use crate::comm::Number;
 use crate::comm::reduce::Reduced;
 use crate::comm::tensors::TensorCollective;
-use crate::comm::{Collective, CommError, Number};
 use crate::config::{Optim, Reduction};
 use crate::error::Result;
 use crate::ffi::{self, TorchReal};
 use crate::kernel::{Fragment, dot};
-use crate::model::{Params, Segment};
+use crate::model::Params;
 use crate::optim::Optimizer;
 use crate::step::{LossSums, SharedRows};
-use crate::train::phases::{Phase, within};
 use products::Products;
 use rows::Buffers;
 use std::mem::ManuallyDrop;
@@ -120,35 +122,6 @@ impl<F: TorchReal + Number> Tensors<F> {
     fn block(&self, segment: usize, params: &Params) -> Tensor {
         let (block, range) = (&self.blocks[segment], &params.segments[segment].range);
         self.buffers.rows(segment).narrow(1, (block.start - range.start) as i64, block.len() as i64)
-    }
-
-    /// The shards of all ranks become the parameters of all: enqueued, in the order in which a forward pass needs them.
-    pub fn gather(&mut self, params: &Params, comm: &dyn Collective) -> Result<(), CommError> {
-        let flat = params.flat();
-        super::engine::exchange(self.own_exchange(), comm, |tensors| {
-            tensors.fork()?;
-            let mut segments: Vec<&Segment> = params.segments.iter().collect();
-            segments.sort_by_key(|segment| segment.first_stage);
-            for needed_together in segments.chunk_by(|a, b| a.first_stage == b.first_stage) {
-                tensors.grouped(&mut || {
-                    let whole = |r: &Range<usize>| flat.narrow(0, r.start as i64, r.len() as i64);
-                    needed_together.iter().try_for_each(|s| tensors.all_gather(&whole(&s.range)))
-                })?;
-                let there = tensors.milestone()?;
-                let join = move || {
-                    // The next exchange tells it, and a step has one before its parameters move.
-                    let _ = within(Phase::Gather, || there.join());
-                };
-                params.arrivals().expect(needed_together[0].first_stage, Box::new(join));
-            }
-            Ok(())
-        })
-    }
-
-    /// Waits for parameters that are on their way.
-    pub fn settle(&self, params: &Params) -> Result<(), CommError> {
-        params.arrivals().all();
-        self.own_exchange().map_or(Ok(()), TensorCollective::join)
     }
 
     /// This rank's shard of the parameters, in full precision.
