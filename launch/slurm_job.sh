@@ -4,7 +4,8 @@
 # A job that runs `polytask train`
 #   - tells it when the job ends, so that it stops in time, with a checkpoint;
 #   - passes it USR1, by which SLURM (--signal) or you (scancel --signal=USR1 --batch JOB) ask it to stop;
-#   - queues itself again when it ends with code 75 ("not done, the same command continues"), unless that looks futile;
+#   - queues itself again when it ends with code 75 ("not done, the same command continues"), unless that looks futile, and
+#     when it was asked to stop before any process listened;
 #   - ends with the code of the program otherwise.
 
 max_restarts=${MAX_RESTARTS:-100} # a run that needs more has gone wrong, or needs longer jobs
@@ -73,11 +74,17 @@ job_run() {
         [ "$handled" != "$caught" ] || break
     done
     echo "$(date -Is) job ${SLURM_JOB_ID:-?}, start $restarts: exit code $status after $((SECONDS - job_began)) s, $(job_checkpoint)"
-    [ "$status" = 75 ] || exit "$status"
-    job_requeue "$before"
+    case $status in
+    75) job_requeue "$before" ;;
+    138 | 140) # USR1 or USR2 straight to processes that did not listen yet: they die of it, and no step could be gained
+        echo "job ${SLURM_JOB_ID:-?}: asked to stop before the program listened" >&2
+        job_requeue "" ;;
+    *) exit "$status" ;;
+    esac
 }
 
-# Back into the queue under the same number; it starts two minutes later at the earliest.
+# job_requeue CHECKPOINT: back into the queue under the same number, to start two minutes later at the earliest; but not
+# if CHECKPOINT, if any, is the latest one still.
 job_requeue() {
     local before=$1
     ! $cancelled || job_end 75 "cancelled: not queued again"

@@ -251,6 +251,30 @@ fn a_job_without_an_end_in_sight_is_not_queued_again() {
     assert!(errors.contains("started 100 times again already"), "{errors}");
 }
 
+/// Signals that reach processes before they listen end them: with 128 and the number of the signal.
+#[test]
+fn a_job_asked_to_stop_before_its_processes_listen_queues_itself_again() {
+    for name in ["USR1", "USR2"] {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        fs::write(&log, "writing to runs/x\n").unwrap();
+        fs::create_dir_all(dir.path().join("runs/x/checkpoints")).unwrap();
+        fs::write(dir.path().join("runs/x/checkpoints/latest"), "step_00000010\n").unwrap();
+        let program = write_program(dir.path(), "deaf", &format!("kill -{name} $$\n"));
+        let start = |restarts: &str| {
+            fs::remove_file(dir.path().join("notes")).ok();
+            let mut command = job(JOBS[0], dir.path(), &program, &["my.yaml"]);
+            command.stdout(fs::OpenOptions::new().append(true).open(&log).unwrap());
+            end_of(command.env("SLURM_RESTART_COUNT", restarts), dir.path())
+        };
+        let (status, notes, errors) = start("0");
+        assert_eq!((status, notes), (Some(0), vec!["scontrol requeue 7".to_owned()]), "{errors}");
+        assert!(errors.contains("asked to stop before the program listened"), "{errors}");
+        let (status, notes, errors) = start("100");
+        assert_eq!((status, notes.len()), (Some(75), 0), "{errors}");
+    }
+}
+
 /// The log of a job tells where its run is; SLURM appends to it at every start.
 #[test]
 fn a_job_that_gains_no_step_is_not_queued_again() {
