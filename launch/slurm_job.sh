@@ -3,7 +3,7 @@
 #
 # A job that runs `polytask train`
 #   - tells it when the job ends, so that it stops in time, with a checkpoint;
-#   - passes it USR1, by which SLURM (--signal) or you (scancel --signal=USR1 --batch JOB) ask it to stop;
+#   - passes it USR1, by which SLURM (--signal) or you (scancel --signal=USR1 --batch JOB) ask it to stop; USR2 does as well;
 #   - queues itself again when it ends with code 75 ("not done, the same command continues"), unless that looks futile, and
 #     when it was asked to stop before any process listened;
 #   - ends with the code of the program otherwise.
@@ -13,7 +13,7 @@ listening_s=${LISTENING_S:-10}     # after which every process surely listens to
 
 # From now on the signals are ours, and do not end this script.
 job="" job_began=$SECONDS asked=false cancelled=false caught=0
-trap 'asked=true caught=$((caught + 1)); job_pass_on' USR1
+trap 'asked=true caught=$((caught + 1)); job_pass_on' USR1 USR2
 # scancel, or SLURM's own preemption: the job ends, and whether it comes back is not for us to say. The processes of srun
 # have the signal too.
 trap 'cancelled=true caught=$((caught + 1))' TERM
@@ -83,8 +83,8 @@ job_run() {
     esac
 }
 
-# job_requeue CHECKPOINT: back into the queue under the same number, to start two minutes later at the earliest; but not
-# if CHECKPOINT, if any, is the latest one still.
+# job_requeue CHECKPOINT: back into the queue under the same number, to start two minutes later at the earliest. Not after
+# scancel or too many starts, nor while CHECKPOINT, unless it is empty, is still the latest one.
 job_requeue() {
     local before=$1
     ! $cancelled || job_end 75 "cancelled: not queued again"

@@ -297,14 +297,15 @@ fn a_job_that_gains_no_step_is_not_queued_again() {
 
 #[test]
 fn a_job_passes_the_warning_before_its_end_to_the_ranks() {
-    for script in JOBS {
+    for (script, name) in JOBS.into_iter().flat_map(|script| [(script, "USR1"), (script, "USR2")]) {
         let dir = tempfile::tempdir().unwrap();
         let child = job(script, dir.path(), &fake_polytask(dir.path()), &["my.yaml"]).spawn().unwrap();
         wait_for_lines(dir.path(), 1);
-        signal(&child, "USR1");
+        signal(&child, name);
         let output = child.wait_with_output().unwrap();
-        assert_eq!(output.status.code(), Some(0), "{script}: {}", String::from_utf8_lossy(&output.stderr));
-        assert_eq!(notes(dir.path())[1..], ["usr1", "scontrol requeue 7"], "{script}");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{script} {name}: {errors}");
+        assert_eq!(notes(dir.path())[1..], ["usr1", "scontrol requeue 7"], "{script} {name}");
     }
 }
 
