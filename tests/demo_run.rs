@@ -2,7 +2,7 @@
 
 use polytask::config::{self, Metric};
 use polytask::log::console::Console;
-use polytask::log::{EvalRecord, Logger, RunInfo, Status, Summary, TaskInfo, TaskMetrics, TrainRecord};
+use polytask::log::{EvalRecord, Logger, Resumed, RunInfo, Status, Summary, TaskInfo, TaskMetrics, TrainRecord};
 use polytask::rng::{ChaCha8Rng, Stream, rng};
 use rand::RngExt;
 use std::path::PathBuf;
@@ -119,7 +119,8 @@ fn eval_record(step: u64, split: &str) -> EvalRecord {
 fn session(dir: PathBuf, resume_step: Option<u64>, steps: std::ops::RangeInclusive<u64>) -> Logger {
     let log = config::Log { every: EVERY, tensorboard: true, image_every: 10, ..Default::default() };
     let console = Console::plain(Box::new(std::io::stdout()), 110, &info(), resume_step);
-    let mut logger = Logger::with_console(console, &dir, info(), resume_step, &log);
+    let resumed = resume_step.map(|step| Resumed { step, best_score: eval_record(step, "val").score });
+    let mut logger = Logger::with_console(console, &dir, info(), resumed, &log);
     for step in steps {
         if step.is_multiple_of(EVERY) {
             logger.train(&train_record(step));

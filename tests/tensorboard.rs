@@ -14,7 +14,7 @@ mod sandbox;
 
 use polytask::config::{self, Metric};
 use polytask::log::console::Console;
-use polytask::log::{EvalRecord, HParam, Logger, RunInfo, Status, Summary, TaskInfo, TrainRecord};
+use polytask::log::{EvalRecord, HParam, Logger, Resumed, RunInfo, Status, Summary, TaskInfo, TrainRecord};
 use serde_json::Value;
 use std::path::Path;
 use std::process::Command;
@@ -76,7 +76,8 @@ fn eval_record(step: u64) -> EvalRecord {
 fn session(dir: &Path, resume_step: Option<u64>, steps: std::ops::RangeInclusive<u64>) -> Logger {
     let console = Console::plain(Box::new(std::io::sink()), 100, &info(), resume_step);
     let log = config::Log { every: 1, tensorboard: true, image_every: 2, ..Default::default() };
-    let mut logger = Logger::with_console(console, dir, info(), resume_step, &log);
+    let resumed = resume_step.map(|step| Resumed { step, best_score: eval_record(4).score });
+    let mut logger = Logger::with_console(console, dir, info(), resumed, &log);
     for step in steps {
         logger.train(&train_record(step));
         if step.is_multiple_of(4) {

@@ -107,8 +107,7 @@ fn records(source: &mut Source) {
         hparams: vec![(source.text(), HParam::Text(source.text())), (source.text(), HParam::Number(source.float()))],
         libtorch: source.text(),
     };
-    let start =
-        Start { resume_step: None, best_score: None, every: source.byte().into(), image_every: source.byte().into() };
+    let start = Start { resumed: None, every: source.byte().into(), image_every: source.byte().into() };
     let mut board = TensorBoard::over(page.sink(), true, &info, start).expect("memory takes all");
     let record = source.record(&tasks);
     board.train(&record).expect("the queue is long enough");

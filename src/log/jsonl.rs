@@ -53,14 +53,16 @@ impl JsonLines {
     }
 
     /// Continues a file after step `resume_step`: lines of later steps and what is no whole line are cut, in one move,
-    /// so that a crash here leaves the old file or the new one. Also returns the best score among the lines kept.
+    /// so that a crash here leaves the old file or the new one.
     ///
     /// # Errors
     /// The file cannot be read or rewritten.
-    pub fn resume(path: &Path, resume_step: u64) -> io::Result<(JsonLines, Option<f64>)> {
-        let best = if path.exists() { cut(path, resume_step)? } else { None };
+    pub fn resume(path: &Path, resume_step: u64) -> io::Result<JsonLines> {
+        if path.exists() {
+            cut(path, resume_step)?;
+        }
         let file = open_here(OpenOptions::new().create(true).append(true), path)?;
-        Ok((JsonLines::over(Box::new(file), Some(path))?, best))
+        JsonLines::over(Box::new(file), Some(path))
     }
 
     /// Writes to anything; `path`: where the file is, if it is one.
@@ -184,31 +186,28 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// Rewrites the file with the lines up to `resume_step`; returns the best score among them.
-fn cut(path: &Path, resume_step: u64) -> io::Result<Option<f64>> {
-    let (kept, best) = keep(BufReader::new(File::open(path)?), resume_step)?;
+/// Rewrites the file with the lines up to `resume_step`.
+fn cut(path: &Path, resume_step: u64) -> io::Result<()> {
+    let kept = keep(BufReader::new(File::open(path)?), resume_step)?;
     if kept.len() as u64 != fs::metadata(path)?.len() {
         write_atomically(path, &kept)?;
     }
-    Ok(best)
+    Ok(())
 }
 
-/// The whole lines up to `resume_step`, and the best score among them.
-fn keep(mut lines: impl BufRead, resume_step: u64) -> io::Result<(Vec<u8>, Option<f64>)> {
-    let (mut kept, mut best, mut line) = (Vec::new(), None, Vec::new());
+/// The whole lines up to `resume_step`.
+fn keep(mut lines: impl BufRead, resume_step: u64) -> io::Result<Vec<u8>> {
+    let (mut kept, mut line) = (Vec::new(), Vec::new());
     while lines.read_until(b'\n', &mut line)? > 0 {
         if line.ends_with(b"\n")
             && let Ok(record) = serde_json::from_slice::<Value>(&line)
             && record["step"].as_u64().is_some_and(|step| step <= resume_step)
         {
-            if record["best"] == Value::Bool(true) {
-                best = record["score"].as_f64().or(best);
-            }
             kept.extend_from_slice(&line);
         }
         line.clear();
     }
-    Ok((kept, best))
+    Ok(kept)
 }
 
 /// Replaces a file in one move: whoever looks sees the old content or the new one, also after a power cut. What writers
@@ -334,8 +333,7 @@ mod tests {
         run(&mut JsonLines::create(&whole).unwrap(), 1..=8);
         run(&mut JsonLines::create(&stopped).unwrap(), 1..=7);
         OpenOptions::new().append(true).open(&stopped).unwrap().write_all(br#"{"kind":"train","step":3,"#).unwrap();
-        let (mut out, best) = JsonLines::resume(&stopped, 4).unwrap();
-        assert_eq!(best, Some(4.0));
+        let mut out = JsonLines::resume(&stopped, 4).unwrap();
         run(&mut out, 5..=8);
         drop(out);
         assert_eq!(fs::read_to_string(&stopped).unwrap(), fs::read_to_string(&whole).unwrap());
@@ -345,18 +343,16 @@ mod tests {
     #[test]
     fn a_torn_last_line_goes_even_if_it_would_parse() {
         let text = "{\"step\":1}\n{\"step\":9}\nrubbish\n{\"step\":2}\n{\"step\":3}";
-        let (kept, best) = keep(text.as_bytes(), 5).unwrap();
-        assert_eq!((kept.as_slice(), best), (&b"{\"step\":1}\n{\"step\":2}\n"[..], None));
+        assert_eq!(keep(text.as_bytes(), 5).unwrap(), b"{\"step\":1}\n{\"step\":2}\n");
     }
 
     #[test]
     fn resuming_without_a_file_starts_one_and_a_fresh_start_keeps_the_old_one() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("metrics.jsonl");
-        let (mut out, best) = JsonLines::resume(&path, 5).unwrap();
+        let mut out = JsonLines::resume(&path, 5).unwrap();
         out.train(&train_record(6, &["a"])).unwrap();
         drop(out);
-        assert_eq!(best, None);
         JsonLines::create(&path).unwrap().train(&train_record(1, &["a"])).unwrap();
         let steps = |path: PathBuf| {
             let lines = fs::read_to_string(path).unwrap();

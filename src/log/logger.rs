@@ -4,7 +4,7 @@ use super::console::Console;
 use super::jsonl::{JsonLines, write_atomically};
 use super::queue::Flushed;
 use super::tensorboard::{Start, TensorBoard};
-use super::{EvalRecord, RunInfo, Summary, TrainRecord, summary};
+use super::{EvalRecord, Resumed, RunInfo, Summary, TrainRecord, summary};
 use crate::config;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -32,11 +32,11 @@ impl Logger {
         Logger { live: None }
     }
 
-    /// Opens all outputs in the run directory and prints the header. With `resume_step` (steps done by the checkpoint),
-    /// records of later steps, left by the session that was cut off, are removed or declared void.
-    pub fn open(run_dir: &Path, info: RunInfo, resume_step: Option<u64>, log: &config::Log) -> Logger {
-        let console = Console::terminal(&info, resume_step);
-        Logger::with_console(console, run_dir, info, resume_step, log)
+    /// Opens all outputs in the run directory and prints the header. For a run that is `resumed`, records of
+    /// later steps, left by the session that was cut off, are removed or declared void.
+    pub fn open(run_dir: &Path, info: RunInfo, resumed: Option<Resumed>, log: &config::Log) -> Logger {
+        let console = Console::terminal(&info, resumed.map(|from| from.step));
+        Logger::with_console(console, run_dir, info, resumed, log)
     }
 
     /// [`Logger::open`] with a console of the caller's.
@@ -44,13 +44,13 @@ impl Logger {
         console: Console,
         run_dir: &Path,
         info: RunInfo,
-        resume_step: Option<u64>,
+        resumed: Option<Resumed>,
         log: &config::Log,
     ) -> Logger {
         let mut live = Live {
             run_dir: run_dir.to_path_buf(),
             info,
-            resumed_from: resume_step,
+            resumed_from: resumed.map(|from| from.step),
             log: log.clone(),
             console,
             jsonl: None,
@@ -58,7 +58,7 @@ impl Logger {
             lost: Vec::new(),
         };
         live.console.header(&live.info, &live.run_dir);
-        live.open(resume_step, true, log.tensorboard);
+        live.open(resumed, true, log.tensorboard);
         Logger { live: Some(Box::new(live)) }
     }
 
@@ -76,14 +76,14 @@ impl Logger {
         live.each(|jsonl| jsonl.eval(record), |board| board.eval(record));
     }
 
-    /// Goes back to the end of `step` in the middle of a run: records of later steps are removed or declared void. An
-    /// output that was lost stays lost.
-    pub fn go_back(&mut self, step: u64) {
+    /// Goes back in the middle of a run, to the end of a step: records of later ones are removed or declared void. An output
+    /// that was lost stays lost.
+    pub fn go_back(&mut self, to: Resumed) {
         let Some(live) = &mut self.live else { return };
         // The end of a file writes out what is queued, before the next one voids it.
         live.each(JsonLines::close, TensorBoard::close);
         let (lines, board) = (live.jsonl.take().is_some(), live.tensorboard.take().is_some());
-        live.open(Some(step), lines, board);
+        live.open(Some(to), lines, board);
     }
 
     /// Has all records so far handed to the system, which keeps them when this process is killed: a run that continues from
@@ -119,25 +119,19 @@ impl Logger {
 }
 
 impl Live {
-    /// Opens what is wanted of the two outputs; records of steps after `from` are removed or declared void.
-    fn open(&mut self, from: Option<u64>, lines: bool, board: bool) {
-        let mut best_score = None;
+    /// Opens what is wanted of the two outputs; records of steps after that of `resumed` are removed or declared void.
+    fn open(&mut self, resumed: Option<Resumed>, lines: bool, board: bool) {
         if lines {
             let path = self.run_dir.join("metrics.jsonl");
-            let opened = crate::files::make_dir(&self.run_dir).and_then(|()| match from {
-                Some(step) => JsonLines::resume(&path, step),
-                None => JsonLines::create(&path).map(|out| (out, None)),
+            let opened = crate::files::make_dir(&self.run_dir).and_then(|()| match resumed {
+                Some(from) => JsonLines::resume(&path, from.step),
+                None => JsonLines::create(&path),
             });
-            let (jsonl, best) = self.keep("metrics.jsonl", opened).unzip();
-            (self.jsonl, best_score) = (jsonl, best.flatten());
+            self.jsonl = self.keep("metrics.jsonl", opened);
         }
         if board {
             let config::Log { every, image_every, .. } = self.log;
-            let board = TensorBoard::open(
-                &self.board_dir(),
-                &self.info,
-                Start { resume_step: from, best_score, every, image_every },
-            );
+            let board = TensorBoard::open(&self.board_dir(), &self.info, Start { resumed, every, image_every });
             self.tensorboard = self.keep("tensorboard/", board);
         }
     }
@@ -209,7 +203,11 @@ mod tests {
     fn logger(dir: &Path, resume_step: Option<u64>) -> Logger {
         let info = run_info(&TASKS);
         let console = Console::plain(Box::new(io::sink()), 100, &info, resume_step);
-        Logger::with_console(console, dir, info, resume_step, &config::Log { every: 1, ..Default::default() })
+        Logger::with_console(console, dir, info, resume_step.map(at), &config::Log { every: 1, ..Default::default() })
+    }
+
+    fn at(step: u64) -> Resumed {
+        Resumed { step, best_score: Some(0.625) }
     }
 
     fn steps(logger: &mut Logger, steps: std::ops::RangeInclusive<u64>) {
@@ -277,7 +275,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut logger = logger(dir.path(), None);
         steps(&mut logger, 1..=6);
-        logger.go_back(4);
+        logger.go_back(at(4));
         steps(&mut logger, 5..=8);
         logger.finish(&summary());
         assert!(logger.lost().is_empty());
@@ -299,7 +297,7 @@ mod tests {
         steps(&mut logger, 1..=2);
         fs::remove_file(dir.path().join("metrics.jsonl")).unwrap();
         steps(&mut logger, 3..=3);
-        logger.go_back(2);
+        logger.go_back(at(2));
         steps(&mut logger, 3..=4);
         assert!(!dir.path().join("metrics.jsonl").exists());
         assert_eq!(logger.lost().len(), 1, "{:?}", logger.lost());

@@ -29,6 +29,6 @@ pub use logger::Logger;
 pub use messages::init;
 pub use queue::Flushed;
 pub use record::{
-    DeviceRecord, EvalRecord, HParam, RankRecord, RunInfo, Status, Summary, TaskInfo, TaskMetrics, TrainRecord,
+    DeviceRecord, EvalRecord, HParam, RankRecord, Resumed, RunInfo, Status, Summary, TaskInfo, TaskMetrics, TrainRecord,
 };
 pub use summary::config_hash;

@@ -182,6 +182,15 @@ pub struct EvalRecord {
     pub seconds: f64,
 }
 
+/// Where a run goes on, as its checkpoint has it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Resumed {
+    /// Steps done.
+    pub step: u64,
+    /// Best score on validation so far.
+    pub best_score: Option<f64>,
+}
+
 /// How a run ended, and what came of it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Summary {

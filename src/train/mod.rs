@@ -131,7 +131,7 @@ impl<'a, F: Stored> Session<'a, F> {
         let logger = if comm.world().is_main() {
             let written = write_config(config);
             agree(comm, written)?;
-            Logger::open(&config.run.dir(), info, (resumed == [1]).then_some(progress.step), &config.log)
+            Logger::open(&config.run.dir(), info, (resumed == [1]).then(|| progress.resumed()), &config.log)
         } else {
             agree(comm, Ok::<_, Error>(()))?;
             Logger::null()

@@ -1,7 +1,7 @@
 //! What a run has come to: everything small that must survive a stop, besides the learner itself.
 
 use super::guard::Rollbacks;
-use crate::log::EvalRecord;
+use crate::log::{EvalRecord, Resumed};
 use serde::{Deserialize, Serialize};
 
 /// Counters and the best evaluation so far.
@@ -37,6 +37,11 @@ impl Progress {
     /// Whether the step (from 1) is not to be taken.
     pub fn leaves_out(&self, step: u64) -> bool {
         self.left_out.binary_search(&step).is_ok()
+    }
+
+    /// What its records go on from.
+    pub fn resumed(&self) -> Resumed {
+        Resumed { step: self.step, best_score: self.best_score }
     }
 
     /// Takes in the score of an evaluation; whether it is the best so far. Equal is not better.

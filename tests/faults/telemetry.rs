@@ -2,6 +2,9 @@
 
 use crate::process::{ALONE, Output};
 use crate::sandbox::{Run, Sandbox, train_args};
+use polytask::log::tensorboard::frame::events;
+use polytask::log::tensorboard::proto::{Datum, What};
+use polytask::log::tensorboard::writer::events_files;
 use std::fs;
 
 /// Both outputs warn once, are listed at the end, and only they.
@@ -35,6 +38,33 @@ fn a_full_disk_loses_telemetry_and_nothing_else() {
     sandbox.train(ALONE, "x", &["train.steps=105", "log.tensorboard=true"]);
     let steps: Vec<u64> = run.metrics().iter().filter_map(|line| line["step"].as_u64()).collect();
     assert!(steps.is_sorted() && steps.last() == Some(&105) && steps.contains(&kept), "{steps:?}");
+}
+
+/// Values of a scalar in all sessions of a run, as they were written.
+fn scalars(run: &Run, tag: &str) -> Vec<f32> {
+    let mut found = Vec::new();
+    for file in events_files(&run.0.join("tensorboard")).unwrap() {
+        for event in events(&fs::read(file).unwrap()) {
+            let Some(What::Summary(summary)) = event.unwrap().what else { continue };
+            found.extend(summary.value.into_iter().filter(|value| value.tag == tag).filter_map(|value| value.datum));
+        }
+    }
+    found.into_iter().map(|datum| if let Datum::Scalar(value) = datum { value } else { panic!("{tag}") }).collect()
+}
+
+/// The best step is evaluated on the test split too, whose score is another one.
+#[test]
+fn the_best_score_on_validation_is_the_same_after_a_resume() {
+    let sandbox = Sandbox::new();
+    // Nothing gets better: the first evaluation stays the best.
+    let set = ["optim.sgd.lr=1e-12", "train.eval_every_steps=2", "log.tensorboard=true"];
+    for steps in ["train.steps=4", "train.steps=8"] {
+        sandbox.train(ALONE, "x", &[&set[..], &[steps]].concat());
+    }
+    let run = sandbox.run("x");
+    let (best, scores) = (scalars(&run, "eval/val/best_score"), scalars(&run, "eval/val/score"));
+    assert_eq!(best, [scores[0]; 4]);
+    assert_ne!(scalars(&run, "eval/test/score")[0], scores[0], "the splits can be told apart");
 }
 
 #[test]

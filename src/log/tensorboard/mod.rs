@@ -23,7 +23,7 @@ pub mod writer;
 use self::proto::{Datum, Metadata, PluginData, Value};
 use self::writer::{EventWriter, Sink, events_files};
 use super::queue::Promise;
-use super::{EvalRecord, RunInfo, Status, TrainRecord};
+use super::{EvalRecord, Resumed, RunInfo, Status, TrainRecord};
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
@@ -42,10 +42,8 @@ pub struct TensorBoard {
 /// Where a run continues, and what it may forget.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Start {
-    /// Step of the checkpoint it continues from; `None`: a fresh run.
-    pub resume_step: Option<u64>,
-    /// Best score so far.
-    pub best_score: Option<f64>,
+    /// The checkpoint it continues from; `None`: a fresh run.
+    pub resumed: Option<Resumed>,
     /// Steps between two training records.
     pub every: u64,
     /// Training records between two pictures of the cosine matrix; 0: never.
@@ -68,16 +66,16 @@ impl TensorBoard {
     /// The first records cannot be written.
     pub fn over(sink: Sink, stale: bool, info: &RunInfo, start: Start) -> io::Result<TensorBoard> {
         // The mark voids its own step too, so it stands one after the last step that is kept.
-        let first = start.resume_step.map(|step| step.saturating_add(1)).or(stale.then_some(0));
+        let first = start.resumed.map(|from| from.step.saturating_add(1)).or(stale.then_some(0));
         let mut board = TensorBoard {
             writer: EventWriter::start(sink, first)?,
             described: BTreeSet::new(),
             tasks: info.task_names(),
-            best_score: start.best_score,
+            best_score: start.resumed.and_then(|from| from.best_score),
             every: start.every.max(1),
             image_every: start.image_every,
         };
-        board.writer.write(start.resume_step.unwrap_or(0), session::head(info))?;
+        board.writer.write(start.resumed.map_or(0, |from| from.step), session::head(info))?;
         Ok(board)
     }
 

@@ -104,7 +104,7 @@ impl<F: Stored> Session<'_, F> {
         left_out.dedup();
         self.progress = Progress { left_out, rollbacks: self.progress.rollbacks, ..state.progress };
         continue_from(self.config, start, &self.progress, self.comm)?;
-        self.logger.go_back(self.progress.step);
+        self.logger.go_back(self.progress.resumed());
         Ok(())
     }
 
